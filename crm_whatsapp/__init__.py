@@ -1,0 +1,3 @@
+"""Keep every company's WhatsApp session alive for a CRM."""
+
+__version__ = "0.1.0"
