@@ -1,0 +1,127 @@
+"""What the service needs from the outside world, as Protocols."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from crm_whatsapp.domain.connection import Connection
+from crm_whatsapp.domain.folders import Credentials, FolderReport
+from crm_whatsapp.domain.leases import InstanceReport, Lease, LeaseClaim
+from crm_whatsapp.domain.transitions import Transition, TransitionReceipt
+
+
+class Clock(Protocol):
+    """Time. `now` does not jump when somebody sets the machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time, aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never run backwards."""
+
+
+class ConnectionStore(Protocol):
+    """The rows and the history in Supabase.
+
+    Every method raises StoreUnavailable when the database cannot be reached in time, and
+    StoreRejected when it refuses (permissions, missing migration).
+    """
+
+    def record_transitions(self, transitions: Sequence[Transition]) -> list[TransitionReceipt]:
+        """Record a batch in order; safe to repeat."""
+
+    def list_connections(self) -> list[Connection]:
+        """Return every row, pages joined. Client phases of the result are unset."""
+
+    def forget_company(self, company_id: str, version: int) -> None:
+        """Remove the row; writes of `version` or older never bring it back."""
+
+    def schema_version(self) -> int:
+        """Return the number of the newest applied migration, 0 when there is none."""
+
+
+class LeaseStore(Protocol):
+    """Leases in Supabase, decided on the database clock. Raises as ConnectionStore does."""
+
+    def claim(
+        self, owner_id: str, company_ids: Sequence[str], ttl_seconds: float
+    ) -> list[LeaseClaim]:
+        """Claim what is free, expired or already ours; 0 < ttl <= 300. Never repeat it blindly."""
+
+    def tick(
+        self, report: InstanceReport, leases: Sequence[Lease], ttl_seconds: float
+    ) -> list[LeaseClaim]:
+        """Renew exactly these terms and record the heartbeat; a missing one is lost."""
+
+    def release(self, owner_id: str, leases: Sequence[Lease]) -> None:
+        """Let these terms end now."""
+
+
+class StateJournal(Protocol):
+    """The local record of every transition, written before Supabase hears of it."""
+
+    def append(self, transition: Transition) -> None:
+        """Record it and the connection's latest state in one step.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+
+    def pending(self, limit: int) -> list[Transition]:
+        """Return the oldest transitions not yet in Supabase, in order."""
+
+    def pending_count(self) -> int:
+        """Return how many are not yet in Supabase."""
+
+    def mark_sent(self, transition_ids: Sequence[str]) -> None:
+        """Forget the backlog entries; the latest state stays."""
+
+    def load_connections(self) -> list[Connection]:
+        """Return the latest recorded state of every company."""
+
+    def adopt(self, connection: Connection) -> None:
+        """Take over a state that Supabase already has, without a transition."""
+
+    def forget_company(self, company_id: str) -> None:
+        """Remove everything about the company, pending entries too."""
+
+
+class SessionFolders(Protocol):
+    """The session folders under SESSIONS_DIR.
+
+    Methods raise StorageError when the disk refuses.
+    """
+
+    def has_credentials(self, company_id: str) -> bool:
+        """Tell whether creds.json, or a store that can be adopted, exists. One or two stats."""
+
+    def inspect(self, company_id: str, *, deep: bool = True) -> FolderReport:
+        """Look at the folder; deep also opens the store and reads the device row."""
+
+    def list_companies(self) -> list[str]:
+        """Return the companies that have a folder."""
+
+    def store_path(self, company_id: str) -> Path:
+        """Return where store.db is or will be."""
+
+    def session_path(self, company_id: str) -> Path:
+        """Return the folder."""
+
+    def lock_path(self, company_id: str) -> Path:
+        """Return the lock file of the session."""
+
+    def prepare(self, company_id: str) -> None:
+        """Make an empty folder, mode 0700, for a pairing."""
+
+    def write_credentials(self, credentials: Credentials) -> None:
+        """Write creds.json atomically and durably, mode 0600."""
+
+    def remove(self, company_id: str) -> None:
+        """Remove the folder; no error when there is none."""
+
+    def quarantine(self, company_id: str, why: str) -> Path | None:
+        """Set the folder aside under quarantine/; None when there is none."""
+
+    def check_writable(self) -> None:
+        """Raise StorageError, saying why, when SESSIONS_DIR cannot be written."""
