@@ -1,6 +1,6 @@
 """The connection of one company: the closed sets of words and the record itself."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -31,6 +31,7 @@ class Reason(StrEnum):
     ONLINE = "online"  # connected
     STOPPED = "stopped"  # disconnected by request
     RESTORING = "restoring"  # a client starts from the saved session
+    PREPARING_PAIRING = "preparing-pairing"  # the first QR or pairing code is being fetched
     PAIRING = "pairing"  # the phone has to scan or to enter a code
     FINISHING_PAIRING = "finishing-pairing"  # the phone agreed, first login is under way
     NETWORK_LOST = "network-lost"  # the link dropped, whatsmeow reconnects
@@ -83,6 +84,7 @@ class Intent(StrEnum):
     NONE = "none"
     LOGOUT = "logout"
     DELETE = "delete"
+    PAIR = "pair"  # pair anew as soon as the running client has stopped
 
 
 class PairingMethod(StrEnum):
@@ -119,17 +121,33 @@ class Connection:
     version: int = 0
     intent: Intent = Intent.NONE
     engine_crashes: int = 0
+    failed_at: datetime | None = None
 
-    client: ClientPhase = field(default=ClientPhase.NONE, compare=True)
+    client: ClientPhase = ClientPhase.NONE
     generation: int = 0
     unreachable_attempts: int = 0
     replaced_retries: int = 0
     connected_since: datetime | None = None
-    failed_at: datetime | None = None
     pairing_method: PairingMethod | None = None
     pairing_phone: str | None = None
-    deaf_rebuilds: int = 0
+    unlink_confirmed: bool = False
 
     @property
     def is_connected(self) -> bool:
+        """Tell whether the session is proven to be logged in."""
         return self.status is Status.CONNECTED
+
+
+LOCAL_FIELDS = frozenset(
+    {
+        "client",
+        "generation",
+        "unreachable_attempts",
+        "replaced_retries",
+        "connected_since",
+        "pairing_method",
+        "pairing_phone",
+        "unlink_confirmed",
+    }
+)
+"""What only this process knows: never journalled, and no reason for a transition."""

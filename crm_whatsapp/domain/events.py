@@ -26,6 +26,13 @@ class StartupFound(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordLoaded(Event):
+    """The service has started and will not restore this company by itself."""
+
+    has_credentials: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectRequested(Event):
     """The Connect WhatsApp button."""
 

@@ -117,6 +117,9 @@ class SessionFolders(Protocol):
     def write_credentials(self, credentials: Credentials) -> None:
         """Write creds.json atomically and durably, mode 0600."""
 
+    def remove_credentials(self, company_id: str) -> None:
+        """Remove creds.json alone; no error when there is none."""
+
     def remove(self, company_id: str) -> None:
         """Remove the folder; no error when there is none."""
 
