@@ -1,0 +1,1 @@
+"""The HTTP edge: the API of the contract and the dashboard."""

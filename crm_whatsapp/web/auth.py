@@ -1,0 +1,139 @@
+"""Who is calling, and what they may do.
+
+Every route declares the scope it needs; a route that declares nothing is refused.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from crm_whatsapp.web.errors import Forbidden
+
+_ACCESS = "crm_whatsapp_access"
+_View = TypeVar("_View", bound=Callable[..., Any])
+
+
+class Scope(StrEnum):
+    """What a caller may do."""
+
+    READ = "read"  # status, lists, logs
+    SEND = "send"  # messages
+    MANAGE = "manage"  # connect, disconnect, QR and pairing codes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller who proved who they are.
+
+    id: stable and not secret; finds the same caller again as long as the credential is valid.
+    company_id: the only company within reach; None reaches all of them (a service key).
+    """
+
+    id: str
+    scopes: frozenset[Scope]
+    company_id: str | None = None
+
+    @property
+    def is_service(self) -> bool:
+        return self.company_id is None
+
+    def can_reach(self, company_id: str) -> bool:
+        """Tell whether the company is within reach."""
+        return self.company_id is None or self.company_id == company_id
+
+    def require_company(self, company_id: str) -> None:
+        """Raise Forbidden unless the company is within reach."""
+        if not self.can_reach(company_id):
+            raise Forbidden("This key belongs to another company.")
+
+    def require_service(self, what: str) -> None:
+        """Raise Forbidden unless this is a service key."""
+        if not self.is_service:
+            raise Forbidden(f"{what} needs a service key.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresentedCredentials:
+    """What a request carries, unchecked."""
+
+    api_key: str | None = None
+    bearer_token: str | None = None
+
+
+class Authenticator(Protocol):
+    """Turns credentials into a principal."""
+
+    def authenticate(self, presented: PresentedCredentials) -> Principal | None:
+        """Return who presents these credentials, None when they are not valid."""
+
+    def find_principal(self, principal_id: str) -> Principal | None:
+        """Return the principal again, None once its credential is no longer valid."""
+
+
+def hash_api_key(key: str) -> str:
+    """Return what is kept of a key: SHA-256, hex. Keys are long and random, so no salt."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class ApiKeyAuthenticator:
+    """Service keys, known by their hashes. Several may be valid while one is being replaced."""
+
+    def __init__(self, key_hashes: Iterable[str]) -> None:
+        self._principals = {
+            key_hash.lower(): Principal(
+                id=hashlib.sha256(f"principal:{key_hash.lower()}".encode()).hexdigest()[:32],
+                scopes=frozenset(Scope),
+            )
+            for key_hash in key_hashes
+        }
+
+    def authenticate(self, presented: PresentedCredentials) -> Principal | None:
+        if presented.api_key is None:
+            return None
+        # Headers arrive decoded as latin-1: back to the bytes that were sent.
+        raw = presented.api_key.encode("latin-1", errors="replace")
+        digest = hashlib.sha256(raw).hexdigest()
+        found = None
+        for key_hash, principal in self._principals.items():
+            if hmac.compare_digest(key_hash, digest):
+                found = principal
+        return found
+
+    def find_principal(self, principal_id: str) -> Principal | None:
+        return next((p for p in self._principals.values() if p.id == principal_id), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What a route asks of its caller.
+
+    scope: None is open to everybody.
+    is_page: a page for people: without a login they are sent to the login page.
+    """
+
+    scope: Scope | None
+    is_page: bool = False
+
+
+def public(view: _View) -> _View:
+    """Declare a route open to everybody."""
+    return _declare(view, Access(scope=None))
+
+
+def requires(scope: Scope, *, is_page: bool = False) -> Callable[[_View], _View]:
+    """Declare the scope that a route needs."""
+    return lambda view: _declare(view, Access(scope=scope, is_page=is_page))
+
+
+def declared_access(view: Callable[..., Any]) -> Access | None:
+    """Return what the route declares; None when somebody forgot to."""
+    access = getattr(view, _ACCESS, None)
+    return access if isinstance(access, Access) else None
+
+
+def _declare(view: _View, access: Access) -> _View:
+    setattr(view, _ACCESS, access)
+    return view

@@ -1,0 +1,120 @@
+"""The current request: its services, its caller, and the check every request passes first."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app, g, redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from crm_whatsapp.web.auth import PresentedCredentials, Principal, declared_access
+from crm_whatsapp.web.dashboard_session import (
+    CSRF_FIELD,
+    CSRF_HEADER,
+    SESSION_COOKIE,
+    DashboardSession,
+    DashboardSessions,
+)
+from crm_whatsapp.web.errors import CsrfFailed, Forbidden, Starting, Unauthorized
+from crm_whatsapp.web.services import WebServices, WebSettings
+
+_EXTENSION = "crm_whatsapp"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebState:
+    """What an app holds beside its routes."""
+
+    services_provider: Callable[[], WebServices | None]
+    settings: WebSettings
+    dashboard_sessions: DashboardSessions
+
+
+def install(app: Flask, state: WebState) -> None:
+    """Give the app its state and put the access check before every route."""
+    app.extensions[_EXTENSION] = state
+    app.before_request(check_access)
+
+
+def web_state() -> WebState:
+    """Return the state of the current app."""
+    return cast(WebState, current_app.extensions[_EXTENSION])
+
+
+def current_services() -> WebServices:
+    """Return the running services.
+
+    Raises:
+        Starting: the process has not finished starting them.
+    """
+    services = web_state().services_provider()
+    if services is None:
+        raise Starting()
+    return services
+
+
+def current_principal() -> Principal:
+    """Return who is calling; only routes that declare a scope may ask."""
+    return cast(Principal, g.principal)
+
+
+def current_dashboard_session() -> DashboardSession:
+    """Return the login behind the cookie; only pages may ask."""
+    return cast(DashboardSession, g.dashboard_session)
+
+
+def check_access() -> Response | None:
+    """Refuse the request unless its route declares access and the caller has it."""
+    if request.endpoint is None:
+        return None  # no such route: the 404 or 405 follows
+    access = declared_access(current_app.view_functions[request.endpoint])
+    if access is None:
+        _log.error("route %s declares no scope and is refused", request.endpoint)
+        raise Forbidden()
+    if access.scope is None:
+        return None
+    try:
+        principal = _identify_visitor() if access.is_page else _identify_caller()
+    except Unauthorized:
+        if access.is_page:
+            return redirect(url_for("dashboard.login_page", next=request.path))
+        raise
+    if access.scope not in principal.scopes:
+        raise Forbidden(f"This key lacks the scope {access.scope.value}.")
+    g.principal = principal
+    return None
+
+
+def _identify_caller() -> Principal:
+    presented = PresentedCredentials(
+        api_key=request.headers.get("X-API-Key"), bearer_token=_bearer_token()
+    )
+    if presented.api_key is None and presented.bearer_token is None:
+        return _identify_visitor()
+    principal = current_services().authenticator.authenticate(presented)
+    if principal is None:
+        raise Unauthorized("The key is not valid.")
+    return principal
+
+
+def _identify_visitor() -> Principal:
+    authenticator = current_services().authenticator
+    sessions = web_state().dashboard_sessions
+    session = sessions.find(request.cookies.get(SESSION_COOKIE))
+    principal = authenticator.find_principal(session.principal_id) if session else None
+    if session is None or principal is None:
+        raise Unauthorized()
+    if request.method not in _SAFE_METHODS:
+        token = request.headers.get(CSRF_HEADER) or request.form.get(CSRF_FIELD)
+        if not sessions.is_csrf_token(token, session.id):
+            raise CsrfFailed()
+    g.dashboard_session = session
+    return principal
+
+
+def _bearer_token() -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

@@ -1,0 +1,163 @@
+"""What the web layer is given: the services it calls and its settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from crm_whatsapp.domain.connection import Connection, PairingMethod
+from crm_whatsapp.domain.engines import SentMessage
+from crm_whatsapp.domain.folders import FolderReport
+from crm_whatsapp.web.auth import Authenticator
+
+
+class ScanCode(Protocol):
+    """A QR text or a pairing code, and when it stops working."""
+
+    @property
+    def value(self) -> str: ...
+    @property
+    def expires_at(self) -> datetime: ...
+
+
+class ActiveSession(Protocol):
+    """A connection that should be running, and the instance that holds its lease."""
+
+    @property
+    def connection(self) -> Connection: ...
+    @property
+    def owner_id(self) -> str | None: ...
+    @property
+    def is_local(self) -> bool: ...
+
+
+class SessionInfo(Protocol):
+    """The storage of this pod and the session folder of one company."""
+
+    @property
+    def storage_valid(self) -> bool: ...
+    @property
+    def storage_path(self) -> str: ...
+    @property
+    def storage_writable(self) -> bool: ...
+    @property
+    def storage_detail(self) -> str: ...
+    @property
+    def session(self) -> FolderReport: ...
+
+
+class ReadinessCheck(Protocol):
+    """One thing that was looked at."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+
+
+class ReadinessReport(Protocol):
+    """Whether this pod can serve, and what is amiss."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def degraded(self) -> bool: ...
+    @property
+    def checks(self) -> Sequence[ReadinessCheck]: ...
+
+
+class Sessions(Protocol):
+    """The sessions of all companies. No call waits for WhatsApp or for the database."""
+
+    def status(self, company_id: str) -> Connection:
+        """Return the connection; may start one restore in the background."""
+
+    def connect(
+        self,
+        company_id: str,
+        *,
+        method: PairingMethod,
+        user_id: str | None,
+        phone_number: str | None,
+        fresh: bool,
+        proxy: str | None,
+    ) -> Connection:
+        """Connect; raises PairingConflict, ServiceStopping."""
+
+    def disconnect(self, company_id: str) -> Connection:
+        """Stop the client and keep the credentials."""
+
+    def restore(self, company_id: str) -> Connection:
+        """Restore now; raises NothingSaved."""
+
+    def logout(self, company_id: str) -> Connection:
+        """Unlink at WhatsApp and remove what is saved."""
+
+    def delete(self, company_id: str) -> None:
+        """Log out, best effort, and forget everything about the session."""
+
+    def qr(self, company_id: str) -> ScanCode:
+        """Return the QR text of now; raises NothingToScan."""
+
+    def pairing_code(self, company_id: str) -> ScanCode:
+        """Return the pairing code of now; raises NothingToScan."""
+
+    def active_sessions(self) -> Sequence[ActiveSession]:
+        """Return every connection that should be running."""
+
+    def session_info(self, company_id: str) -> SessionInfo:
+        """Look at the storage and at the session folder."""
+
+
+class Messaging(Protocol):
+    """Sending. Waits for the server's ack, within a limit."""
+
+    def send_text(self, company_id: str, *, to: str, text: str) -> SentMessage:
+        """Send a text.
+
+        Raises:
+            InvalidInput: `to` is neither a number nor a jid.
+            SessionNotConnected: details status, expected, user_action.
+            SendUnconfirmed: no ack in time; details whatsapp_id.
+            SendRejected, EngineUnavailable, ServiceBusy.
+        """
+
+
+class Readiness(Protocol):
+    """Whether this pod can serve."""
+
+    def report(self) -> ReadinessReport:
+        """Look at everything now; answers from memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebServices:
+    """The running services of this process."""
+
+    sessions: Sessions
+    messaging: Messaging
+    readiness: Readiness
+    authenticator: Authenticator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """Settings of the HTTP edge.
+
+    secret_key: signs the dashboard's cookie; the same in every pod, at least 16 characters.
+    sandbox_phone_url: base URL of a phone to play with; only the demo sets it.
+    max_body_bytes: larger request bodies are refused.
+    cookie_secure: send the dashboard's cookie over https only.
+    dashboard_session_seconds: how long a login lasts.
+    """
+
+    secret_key: str
+    version: str = "0.1.0"
+    sandbox_phone_url: str | None = None
+    max_body_bytes: int = 1024 * 1024
+    cookie_secure: bool = False
+    dashboard_session_seconds: int = 12 * 3600

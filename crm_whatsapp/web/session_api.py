@@ -1,0 +1,231 @@
+"""The routes of a company's session."""
+
+from io import BytesIO
+from typing import Any
+
+import segno
+from flask import Response
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel
+
+from crm_whatsapp.domain.connection import Connection
+from crm_whatsapp.domain.folders import FolderReport, FolderState
+from crm_whatsapp.web.auth import Scope, requires
+from crm_whatsapp.web.request_context import current_principal, current_services
+from crm_whatsapp.web.schemas import (
+    ActiveSessionBody,
+    ActiveSessionsBody,
+    CompanyRequest,
+    ConnectRequest,
+    DeletedBody,
+    ErrorBody,
+    PairingCodeBody,
+    PersistenceBody,
+    QrBody,
+    QrRequest,
+    SessionFolderBody,
+    SessionInfoBody,
+    StatusBody,
+    StorageBody,
+)
+from crm_whatsapp.web.services import ScanCode, SessionInfo
+from crm_whatsapp.web.strict_blueprint import StrictBlueprint
+
+_QR_SCALE = 8  # pixels a module
+_QR_BORDER = 4  # modules, as ISO/IEC 18004 asks for
+
+session_api = StrictBlueprint(
+    "session_api",
+    __name__,
+    url_prefix="/api/whatsapp",
+    abp_tags=[Tag(name="session", description="Connect a company and see how it is.")],
+    abp_security=[{"api_key": []}, {"dashboard": []}],
+    abp_responses={400: ErrorBody, 401: ErrorBody, 403: ErrorBody, 503: ErrorBody},
+)
+
+
+@session_api.get("/status", summary="How is the connection?", responses={200: StatusBody})
+@requires(Scope.READ)
+def get_status(query: CompanyRequest) -> Response:
+    """Answer from memory. Starts one restore in the background when that is due."""
+    return _status(current_services().sessions.status(query.company_id))
+
+
+@session_api.post(
+    "/connect",
+    summary="Connect a company",
+    responses={200: StatusBody, 202: StatusBody, 409: ErrorBody},
+)
+@requires(Scope.MANAGE)
+def connect(body: ConnectRequest) -> Response:
+    """Restore the saved session, or open a pairing. 200 when it is connected already."""
+    if body.proxy is not None:
+        current_principal().require_service("A proxy")
+    connection = current_services().sessions.connect(
+        body.company_id,
+        method=body.method,
+        user_id=body.user_id,
+        phone_number=body.phone_number,
+        fresh=body.fresh,
+        proxy=body.proxy,
+    )
+    return _status(connection, 200 if connection.is_connected else 202)
+
+
+@session_api.get(
+    "/qr",
+    summary="The QR code of now",
+    responses={
+        200: {
+            "description": "The QR code as an image, or its text.",
+            "content": {
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+                "image/svg+xml": {"schema": {"type": "string"}},
+                "application/json": {"schema": QrBody.model_json_schema()},
+            },
+        },
+        422: ErrorBody,
+    },
+)
+@requires(Scope.MANAGE)
+def get_qr(query: QrRequest) -> Response:
+    """Return an image or, with format=raw, the text. X-Expires-At tells when it changes."""
+    code = current_services().sessions.qr(query.company_id)
+    if query.format == "raw":
+        return _json(QrBody(value=code.value, expires_at=code.expires_at))
+    return _qr_image(code, query.format)
+
+
+@session_api.get(
+    "/pairing-code",
+    summary="The pairing code of now",
+    responses={200: PairingCodeBody, 422: ErrorBody},
+)
+@requires(Scope.MANAGE)
+def get_pairing_code(query: CompanyRequest) -> Response:
+    """Return the code that is typed into the phone."""
+    code = current_services().sessions.pairing_code(query.company_id)
+    return _json(PairingCodeBody(code=code.value, expires_at=code.expires_at))
+
+
+@session_api.post("/disconnect", summary="Stop, keep the credentials", responses={200: StatusBody})
+@requires(Scope.MANAGE)
+def disconnect(body: CompanyRequest) -> Response:
+    """Stop the client. Polls do not restore it until somebody connects again."""
+    return _status(current_services().sessions.disconnect(body.company_id))
+
+
+@session_api.post("/restore", summary="Restore now", responses={202: StatusBody, 422: ErrorBody})
+@requires(Scope.MANAGE)
+def restore(body: CompanyRequest) -> Response:
+    """Ask for a restore now; clears the backoff."""
+    return _status(current_services().sessions.restore(body.company_id), 202)
+
+
+@session_api.post("/logout", summary="Unlink from the phone", responses={200: StatusBody})
+@requires(Scope.MANAGE)
+def logout(body: CompanyRequest) -> Response:
+    """Unlink at WhatsApp and remove what is saved."""
+    return _status(current_services().sessions.logout(body.company_id))
+
+
+@session_api.delete(
+    "/sessions/<path:company_id>",
+    summary="Forget a company's session",
+    responses={200: DeletedBody},
+)
+@requires(Scope.MANAGE)
+def delete_session(path: CompanyRequest) -> Response:
+    """Log out, best effort, and forget everything about the session."""
+    current_services().sessions.delete(path.company_id)
+    return _json(DeletedBody(company_id=path.company_id, deleted=True))
+
+
+@session_api.get(
+    "/active-sessions",
+    summary="All connections that should be running",
+    responses={200: ActiveSessionsBody},
+)
+@requires(Scope.READ)
+def get_active_sessions() -> Response:
+    """List them with owner and status. A company key sees its own."""
+    principal = current_principal()
+    rows = [
+        ActiveSessionBody.of_owned(active.connection, active.owner_id, active.is_local)
+        for active in current_services().sessions.active_sessions()
+        if principal.can_reach(active.connection.company_id)
+    ]
+    return _json(ActiveSessionsBody(sessions=rows, count=len(rows)))
+
+
+@session_api.get(
+    "/session-info", summary="What is saved, and what it survives", responses={200: SessionInfoBody}
+)
+@requires(Scope.READ)
+def get_session_info(query: CompanyRequest) -> Response:
+    """Look at the storage and at the session folder."""
+    info = current_services().sessions.session_info(query.company_id)
+    return _json(
+        SessionInfoBody(
+            storage=StorageBody(
+                valid=info.storage_valid,
+                path=info.storage_path if current_principal().is_service else None,
+                writable=info.storage_writable,
+                detail=info.storage_detail,
+            ),
+            session=_folder(info.session),
+            snapshots=[],
+            persistence=_persistence(info),
+        )
+    )
+
+
+def _folder(report: FolderReport) -> SessionFolderBody:
+    return SessionFolderBody(
+        exists=report.state is not FolderState.MISSING,
+        status=report.state,
+        file_count=report.file_count,
+        size_bytes=report.size_bytes,
+        jid=report.credentials.jid if report.credentials else None,
+        detail=report.detail,
+    )
+
+
+def _persistence(info: SessionInfo) -> PersistenceBody:
+    """Say what the saved session survives. Nothing is copied off this machine yet."""
+    restart = False
+    if not info.storage_valid:
+        why = f"The sessions folder cannot be used: {info.storage_detail}"
+    elif info.session.state is FolderState.MISSING:
+        why = "Nothing is saved for this company."
+    elif info.session.state not in (FolderState.VALID, FolderState.LOCKED):
+        why = f"The saved session cannot be used: {info.session.detail or info.session.state}"
+    elif not info.storage_writable:
+        why = "The sessions folder cannot be written, so changes of the session would be lost."
+    else:
+        restart = True
+        why = "The session is saved on this disk. There is no copy of it anywhere else."
+    return PersistenceBody(will_survive_restart=restart, will_survive_disk_loss=False, why=why)
+
+
+def _qr_image(code: ScanCode, image_format: str) -> Response:
+    picture = segno.make_qr(code.value, error="l", boost_error=False)
+    target = BytesIO()
+    options: dict[str, Any] = {"scale": _QR_SCALE, "border": _QR_BORDER}
+    if image_format == "svg":
+        picture.save(target, kind="svg", light="#ffffff", omitsize=True, **options)
+        mimetype = "image/svg+xml"
+    else:
+        picture.save(target, kind="png", **options)
+        mimetype = "image/png"
+    response = Response(target.getvalue(), mimetype=mimetype)
+    response.headers["X-Expires-At"] = code.expires_at.isoformat()
+    return response
+
+
+def _status(connection: Connection, http_status: int = 200) -> Response:
+    return _json(StatusBody.of(connection), http_status)
+
+
+def _json(body: BaseModel, http_status: int = 200) -> Response:
+    return Response(body.model_dump_json(), http_status, mimetype="application/json")

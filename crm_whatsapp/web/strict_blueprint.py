@@ -1,0 +1,131 @@
+"""Routes that take exactly what their models say: nothing twice, nothing unknown.
+
+The models that document a route in OpenAPI are the ones that check its requests. The check of
+flask-openapi3 itself is replaced: it takes the first of several equal parameters, reads bodies
+of any content type, and builds a JSON schema for every query string (0.1 ms a request).
+"""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn
+
+from flask import g, request
+from flask_openapi3.blueprint import APIBlueprint
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from crm_whatsapp.domain.errors import InvalidInput
+from crm_whatsapp.web.errors import BodyTooLarge, UnsupportedMediaType
+from crm_whatsapp.web.request_context import current_principal
+
+_MAX_ECHOED_NAME = 64
+_MAX_NAMED_FIELDS = 20
+
+
+class StrictBlueprint(APIBlueprint):
+    """A blueprint whose views get their checked `path`, `query` and `body` models.
+
+    A model with a company_id is only handed over when the caller may reach that company.
+    """
+
+    @staticmethod
+    def create_view_func(  # type: ignore[no-untyped-def]
+        func, header, cookie, path, query, form, body, raw, *_: Any, **__: Any
+    ) -> Callable[..., Any]:
+        """Wrap a view; called by flask-openapi3 for every route."""
+
+        @wraps(func)
+        def view(**path_values: str) -> Any:
+            arguments: dict[str, BaseModel] = {}
+            if path is not None:
+                arguments["path"] = _checked(path, path_values)
+            if query is not None:
+                arguments["query"] = _checked(query, _single_values(request.args))
+            elif request.args:
+                _refuse_unknown(next(iter(request.args)))
+            if body is not None:
+                arguments["body"] = _checked(body, _read_json_object())
+            for argument in arguments.values():
+                _check_company(getattr(argument, "company_id", None))
+            return func(**arguments)
+
+        return view
+
+
+def _check_company(company_id: str | None) -> None:
+    if company_id is not None:
+        g.company_id = company_id
+        current_principal().require_company(company_id)
+
+
+def _checked(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        fields = [_named(item) for item in exc.errors()[:_MAX_NAMED_FIELDS]]
+        raise InvalidInput(fields[0]["message"], field=fields[0]["field"], fields=fields) from exc
+
+
+def _named(item: ErrorDetails) -> dict[str, str]:
+    """Name the field and say what is wrong, without repeating what was sent."""
+    name = ".".join(str(part) for part in item["loc"])[:_MAX_ECHOED_NAME]
+    if item["type"] == "missing":
+        message = f"{name} is required."
+    elif item["type"] == "extra_forbidden":
+        message = f"{name} is not a known field."
+    elif item["type"].startswith("crm_"):
+        message = item["msg"]
+    else:
+        message = f"{name}: {item['msg']}."
+    return {"field": name, "message": message}
+
+
+def _single_values(values: MultiDict[str, str]) -> dict[str, str]:
+    single = values.to_dict()
+    if len(single) != sum(1 for _ in values.items(multi=True)):
+        twice = next(name for name in single if len(values.getlist(name)) > 1)
+        _refuse_duplicate(twice)
+    return single
+
+
+def _read_json_object() -> dict[str, Any]:
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType()
+    try:
+        raw = request.get_data(cache=False)
+    except RequestEntityTooLarge as exc:
+        raise BodyTooLarge(max_bytes=request.max_content_length) from exc
+    try:
+        value = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as exc:
+        raise InvalidInput("The body is not valid JSON.") from exc
+    if not isinstance(value, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    return value
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        names = [name for name, _ in pairs]
+        _refuse_duplicate(next(name for name in unique if names.count(name) > 1))
+    return unique
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_duplicate(name: str) -> NoReturn:
+    shown = name[:_MAX_ECHOED_NAME]
+    raise InvalidInput(f"{shown} was given more than once.", field=shown)
+
+
+def _refuse_unknown(name: str) -> NoReturn:
+    shown = name[:_MAX_ECHOED_NAME]
+    raise InvalidInput(f"{shown} is not a known parameter.", field=shown)

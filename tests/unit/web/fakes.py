@@ -1,0 +1,313 @@
+"""An in-memory facade for the web layer: every call is kept, every answer can be set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from crm_whatsapp.domain.connection import (
+    Connection,
+    DesiredState,
+    PairingMethod,
+    Reason,
+    Status,
+    UserAction,
+)
+from crm_whatsapp.domain.engines import SentMessage
+from crm_whatsapp.domain.errors import NothingSaved, NothingToScan, PairingConflict
+from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.web.auth import ApiKeyAuthenticator, Principal, Scope, hash_api_key
+from crm_whatsapp.web.services import (
+    ActiveSession,
+    Messaging,
+    Readiness,
+    ReadinessCheck,
+    ReadinessReport,
+    ScanCode,
+    SessionInfo,
+    Sessions,
+    WebServices,
+)
+
+SERVICE_KEY = "service-key-for-tests-0123456789"
+QR_TEXT = (
+    "2@4q7xvYJZ0mYb0n0x1oX7rC2bVxZkq3uVnQw9gqgUP0Tt5s8sQ3y6mE5cJkq2N1vY7dX0nH3lQ4zT8w==,"
+    "Y2xpZW50LXN0YXRpYy1wdWJsaWMta2V5LTAwMDAwMDA=,aWRlbnRpdHkta2V5LTAwMDAwMDAwMDAwMDAw,"
+    "YWR2LXNlY3JldC1rZXktMDAwMDAwMDAwMDAwMDAwMDA=,1"
+)
+DISCONNECTED_MESSAGE = Connection(company_id="").message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeScanCode:
+    value: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeActiveSession:
+    connection: Connection
+    owner_id: str | None
+    is_local: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeSessionInfo:
+    storage_valid: bool = True
+    storage_path: str = "/srv/sessions"
+    storage_writable: bool = True
+    storage_detail: str = ""
+    session: FolderReport = field(default_factory=lambda: FolderReport(state=FolderState.MISSING))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeCheck:
+    name: str
+    ok: bool
+    detail: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeReport:
+    ready: bool
+    degraded: bool
+    checks: Sequence[ReadinessCheck] = ()
+
+
+class FakeSessions(Sessions):
+    """Connections in a dict. `failure` is raised by the next calls until it is cleared."""
+
+    def __init__(self) -> None:
+        self.connections: dict[str, Connection] = {}
+        self.folders: dict[str, FolderReport] = {}
+        self.codes: dict[str, FakeScanCode] = {}
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.failure: Exception | None = None
+        self.code_lifetime = timedelta(seconds=20)
+        self.info = FakeSessionInfo()
+
+    def _called(self, name: str, company_id: str, **arguments: Any) -> Connection:
+        self.calls.append((name, company_id, arguments))
+        if self.failure is not None:
+            raise self.failure
+        return self.connections.get(company_id, Connection(company_id=company_id))
+
+    def _set(self, connection: Connection, **changes: Any) -> Connection:
+        changed = replace(connection, **changes)
+        self.connections[connection.company_id] = changed
+        return changed
+
+    def status(self, company_id: str) -> Connection:
+        return self._called("status", company_id)
+
+    def connect(
+        self,
+        company_id: str,
+        *,
+        method: PairingMethod,
+        user_id: str | None,
+        phone_number: str | None,
+        fresh: bool,
+        proxy: str | None,
+    ) -> Connection:
+        connection = self._called(
+            "connect",
+            company_id,
+            method=method,
+            user_id=user_id,
+            phone_number=phone_number,
+            fresh=fresh,
+            proxy=proxy,
+        )
+        if connection.is_connected:
+            return connection
+        if connection.pairing_method not in (None, method):
+            raise PairingConflict()
+        value = QR_TEXT if method is PairingMethod.QR else "K7QX-4MPN"
+        expires_at = datetime.now(UTC) + self.code_lifetime
+        self.codes[company_id] = FakeScanCode(value=value, expires_at=expires_at)
+        return self._set(
+            connection,
+            user_id=user_id,
+            desired_state=DesiredState.RUN,
+            status=Status.AWAITING_SCAN,
+            reason=Reason.PAIRING,
+            user_action=UserAction.SCAN,
+            message="Scan the QR code with WhatsApp on the phone."
+            if method is PairingMethod.QR
+            else "Enter the code in WhatsApp on the phone.",
+            pairing_method=method,
+            qr_expires_at=expires_at,
+        )
+
+    def disconnect(self, company_id: str) -> Connection:
+        return self._set(
+            self._called("disconnect", company_id),
+            desired_state=DesiredState.STOP,
+            status=Status.DISCONNECTED,
+            reason=Reason.STOPPED,
+            user_action=UserAction.CONNECT,
+            message="Disconnected. The link to the phone is kept.",
+            pairing_method=None,
+            qr_expires_at=None,
+        )
+
+    def restore(self, company_id: str) -> Connection:
+        connection = self._called("restore", company_id)
+        if connection.last_connected_at is None:
+            raise NothingSaved()
+        return self._set(
+            connection,
+            desired_state=DesiredState.RUN,
+            status=Status.CONNECTING,
+            reason=Reason.RESTORING,
+            user_action=UserAction.WAIT,
+            message="Restoring connection from saved session...",
+        )
+
+    def logout(self, company_id: str) -> Connection:
+        return self._set(
+            self._called("logout", company_id),
+            desired_state=DesiredState.STOP,
+            status=Status.LOGGED_OUT,
+            reason=Reason.LOGGED_OUT_BY_USER,
+            user_action=UserAction.CONNECT,
+            message="Logged out. Connect WhatsApp to link a phone again.",
+        )
+
+    def delete(self, company_id: str) -> None:
+        self._called("delete", company_id)
+        self.connections.pop(company_id, None)
+
+    def _code(self, company_id: str, method: PairingMethod) -> ScanCode:
+        connection = self._called("code", company_id)
+        if connection.pairing_method is not method:
+            raise NothingToScan()
+        code = self.codes[company_id]
+        now = datetime.now(UTC)
+        if code.expires_at <= now:
+            changed = replace(code, value=code.value + "'", expires_at=now + self.code_lifetime)
+            code = self.codes[company_id] = changed
+            self._set(connection, qr_expires_at=code.expires_at)
+        return code
+
+    def qr(self, company_id: str) -> ScanCode:
+        return self._code(company_id, PairingMethod.QR)
+
+    def pairing_code(self, company_id: str) -> ScanCode:
+        return self._code(company_id, PairingMethod.PAIRING_CODE)
+
+    def active_sessions(self) -> Sequence[ActiveSession]:
+        self._called("active_sessions", "")
+        return [
+            FakeActiveSession(connection=connection, owner_id="pod-a", is_local=True)
+            for connection in self.connections.values()
+            if connection.desired_state is DesiredState.RUN
+        ]
+
+    def session_info(self, company_id: str) -> SessionInfo:
+        self._called("session_info", company_id)
+        return self.info
+
+
+class FakeMessaging(Messaging):
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, str]] = []
+        self.failure: Exception | None = None
+
+    def send_text(self, company_id: str, *, to: str, text: str) -> SentMessage:
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append((company_id, to, text))
+        return SentMessage(
+            whatsapp_id="3EB0C431C26A1916E07E", server_timestamp_seconds=1_767_225_600
+        )
+
+
+class FakeReadiness(Readiness):
+    def __init__(self) -> None:
+        self.current: ReadinessReport = FakeReport(
+            ready=True,
+            degraded=False,
+            checks=[FakeCheck(name="database", ok=True, detail="", data={"pending": 0})],
+        )
+
+    def report(self) -> ReadinessReport:
+        return self.current
+
+
+class FakeAuthenticator(ApiKeyAuthenticator):
+    """Service keys as in production, and company or narrow keys that tests add."""
+
+    def __init__(self) -> None:
+        super().__init__([hash_api_key(SERVICE_KEY)])
+
+    def add_key(
+        self,
+        key: str,
+        *,
+        company_id: str | None = None,
+        scopes: frozenset[Scope] = frozenset(Scope),
+    ) -> None:
+        self._principals[hash_api_key(key)] = Principal(
+            id=f"fake-{len(self._principals)}", scopes=scopes, company_id=company_id
+        )
+
+    def remove_key(self, key: str) -> None:
+        del self._principals[hash_api_key(key)]
+
+
+class FakeServices:
+    """Everything an app is given; `started = False` is a process that is not up yet."""
+
+    def __init__(self) -> None:
+        self.sessions = FakeSessions()
+        self.messaging = FakeMessaging()
+        self.readiness = FakeReadiness()
+        self.authenticator = FakeAuthenticator()
+        self.started = True
+
+    def provide(self) -> WebServices | None:
+        if not self.started:
+            return None
+        return WebServices(
+            sessions=self.sessions,
+            messaging=self.messaging,
+            readiness=self.readiness,
+            authenticator=self.authenticator,
+        )
+
+
+def connected(company_id: str, phone_number: str, push_name: str) -> Connection:
+    """Return a connection as it looks when all is well."""
+    return Connection(
+        company_id=company_id,
+        desired_state=DesiredState.RUN,
+        status=Status.CONNECTED,
+        reason=Reason.ONLINE,
+        message="Connected.",
+        user_action=UserAction.NONE,
+        jid=f"{phone_number}:1@s.whatsapp.net",
+        phone_number=phone_number,
+        push_name=push_name,
+        last_connected_at=datetime(2026, 1, 8, 12, 0, 0, tzinfo=UTC),
+    )
+
+
+def saved_folder(company_id: str) -> FolderReport:
+    """Return the report of a healthy session folder."""
+    return FolderReport(
+        state=FolderState.VALID,
+        credentials=Credentials(
+            company_id=company_id,
+            jid="5511987654321:1@s.whatsapp.net",
+            lid=None,
+            push_name="Ana",
+            platform="android",
+            paired_at=datetime(2026, 1, 8, 12, 0, 0, tzinfo=UTC),
+            epoch=1,
+        ),
+        file_count=2,
+        size_bytes=204_800,
+    )
