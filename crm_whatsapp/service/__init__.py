@@ -1,0 +1,1 @@
+"""What the module does for a company: keep its session alive and tell the truth about it."""

@@ -1,0 +1,209 @@
+"""Leases of this pod (INSTANCE_MODE=single).
+
+A foreign live lease is obeyed while the database can be reached, because deploys overlap. A
+database that cannot be reached neither blocks a start nor stops a session: the lock on
+SESSIONS_DIR already proves that no other process of this disk runs it.
+Source: River, internal/leadership (trust a term until start + ttl - margin); migrations/.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from crm_whatsapp.domain.errors import CrmWhatsappError, StoreUnavailable
+from crm_whatsapp.domain.leases import InstanceReport, Lease, LeaseClaim
+from crm_whatsapp.domain.ports import Clock, LeaseStore
+
+log = structlog.get_logger(__name__)
+
+Granted = Callable[[], None]
+Denied = Callable[[float], None]
+LostListener = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTerms:
+    """How long a lease lasts and how much of that is not trusted, in seconds."""
+
+    ttl_seconds: float = 60.0
+    margin_seconds: float = 5.0
+    capacity: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    granted: Granted
+    denied: Denied
+
+
+class LeaseKeeper:
+    """Claims before a start, renews all with one call, and tells who lost theirs."""
+
+    def __init__(
+        self,
+        *,
+        store: LeaseStore,
+        owner_id: str,
+        clock: Clock,
+        terms: LeaseTerms,
+        started_at: datetime,
+    ) -> None:
+        self.owner_id = owner_id
+        self._store = store
+        self._clock = clock
+        self._terms = terms
+        self._started_at = started_at
+        self._changed = threading.Condition()
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self._held: dict[str, Lease] = {}
+        self._unleased: set[str] = set()
+        self._stopping = False
+        self._lost_listener: LostListener = lambda company_id: None
+        self._thread = threading.Thread(target=self._claim_loop, name="lease-claims", daemon=True)
+
+    def start(self) -> None:
+        """Start answering `permit`."""
+        self._thread.start()
+
+    def on_lost(self, listener: LostListener) -> None:
+        """Have companies passed on whose lease another pod took."""
+        self._lost_listener = listener
+
+    def permit(self, company_id: str, *, granted: Granted, denied: Denied) -> None:
+        """Answer by one of the callbacks; at once when the lease is held already."""
+        with self._changed:
+            held = company_id in self._held or company_id in self._unleased
+            if not held:
+                self._waiting.setdefault(company_id, []).append(_Waiting(granted, denied))
+                self._changed.notify_all()
+        if held:
+            granted()
+
+    def epoch_of(self, company_id: str) -> int:
+        """Return the epoch under which this pod holds the company; 0 without a lease."""
+        lease = self._held.get(company_id)
+        return lease.epoch if lease else 0
+
+    def holds(self, company_id: str) -> bool:
+        """Tell whether this pod holds the company's lease."""
+        return company_id in self._held
+
+    def give_up(self, company_id: str) -> None:
+        """Release the lease of a session that is no longer wanted here."""
+        with self._changed:
+            lease = self._held.pop(company_id, None)
+            self._unleased.discard(company_id)
+        if lease is not None:
+            self._release([lease])
+
+    def tick(self, session_count: int, *, draining: bool = False) -> None:
+        """Renew every lease, and claim for sessions that started while the database was away.
+
+        Raises:
+            StoreUnavailable: nothing is lost by it in this mode.
+        """
+        report = InstanceReport(
+            instance_id=self.owner_id,
+            started_at=self._started_at,
+            capacity=self._terms.capacity,
+            session_count=session_count,
+            draining=draining,
+        )
+        before = dict(self._held)
+        asked_at = self._clock.monotonic()
+        renewed = self._store.tick(report, list(before.values()), self._terms.ttl_seconds)
+        with self._changed:
+            for claim in renewed:
+                if self._held.get(claim.company_id) == before.get(claim.company_id):
+                    self._held[claim.company_id] = self._lease(claim, asked_at)
+        missing = before.keys() - {claim.company_id for claim in renewed}
+        self._claim_again(sorted(missing | set(self._unleased)))
+
+    def release_all(self) -> None:
+        """Let every term end now, so that the next process need not wait."""
+        with self._changed:
+            leases = list(self._held.values())
+            self._held.clear()
+        self._release(leases)
+
+    def stop(self) -> None:
+        """End the claiming thread; what still waits is denied."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def _claim_again(self, company_ids: Sequence[str]) -> None:
+        if not company_ids:
+            return
+        for claim in self._claim(company_ids):
+            if not claim.granted:
+                log.warning(
+                    "another instance took the session",
+                    company_id=claim.company_id,
+                    owner_id=claim.owner_id,
+                )
+                self._lost_listener(claim.company_id)
+
+    def _claim(self, company_ids: Sequence[str]) -> list[LeaseClaim]:
+        asked_at = self._clock.monotonic()
+        claims = self._store.claim(self.owner_id, company_ids, self._terms.ttl_seconds)
+        with self._changed:
+            for claim in claims:
+                self._unleased.discard(claim.company_id)
+                if claim.granted:
+                    self._held[claim.company_id] = self._lease(claim, asked_at)
+                else:
+                    self._held.pop(claim.company_id, None)
+        return claims
+
+    def _lease(self, claim: LeaseClaim, asked_at: float) -> Lease:
+        return Lease(
+            company_id=claim.company_id,
+            owner_id=self.owner_id,
+            epoch=claim.epoch,
+            trusted_until_monotonic=asked_at + self._terms.ttl_seconds - self._terms.margin_seconds,
+        )
+
+    def _claim_loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait()
+                waiting, self._waiting = self._waiting, {}
+                if self._stopping:
+                    break
+            self._answer(waiting)
+        for entries in waiting.values():
+            for entry in entries:
+                entry.denied(self._terms.ttl_seconds)
+
+    def _answer(self, waiting: dict[str, list[_Waiting]]) -> None:
+        """Claim for everybody who waits, in one call."""
+        claims: dict[str, LeaseClaim] = {}
+        try:
+            claims = {claim.company_id: claim for claim in self._claim(sorted(waiting))}
+        except StoreUnavailable:
+            log.warning("starting without a lease: the database is away", sessions=len(waiting))
+        except CrmWhatsappError as error:
+            log.error("starting without a lease", detail=error.message, sessions=len(waiting))
+        for company_id, entries in waiting.items():
+            claim = claims.get(company_id)
+            if claim is None:
+                with self._changed:
+                    self._unleased.add(company_id)
+            for entry in entries:
+                if claim is None or claim.granted:
+                    entry.granted()
+                else:
+                    entry.denied(claim.expires_in_seconds)
+
+    def _release(self, leases: Sequence[Lease]) -> None:
+        if not leases:
+            return
+        try:
+            self._store.release(self.owner_id, leases)
+        except CrmWhatsappError as error:
+            log.warning("leases were not released and will expire", detail=error.message)

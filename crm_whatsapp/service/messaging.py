@@ -1,0 +1,139 @@
+"""Sending of messages through live sessions."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from crm_whatsapp.domain.connection import ClientPhase, Connection, Status
+from crm_whatsapp.domain.engines import EngineFleet, SentMessage
+from crm_whatsapp.domain.errors import (
+    EngineError,
+    SendUnconfirmed,
+    ServiceBusy,
+    SessionNotConnected,
+)
+from crm_whatsapp.domain.events import SendShowedDeadSession
+from crm_whatsapp.domain.jids import parse_recipient
+from crm_whatsapp.service.session_manager import SessionManager
+
+log = structlog.get_logger(__name__)
+
+_DEAD_SESSION = ("not found", "closed", "not connected", "not logged in", "websocket disconnected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendLimits:
+    """How long a send waits, in seconds, and how many may wait at once."""
+
+    connect_wait_seconds: float = 5.0
+    ack_wait_seconds: float = 10.0
+    most_waiting: int = 8
+    most_waiting_per_company: int = 4
+
+
+class Messaging:
+    """Sends text; a session that is not connected gets a moment to come back."""
+
+    def __init__(self, *, manager: SessionManager, fleet: EngineFleet, limits: SendLimits) -> None:
+        self._manager = manager
+        self._fleet = fleet
+        self._limits = limits
+        self._places = threading.BoundedSemaphore(limits.most_waiting)
+        self._lock = threading.Lock()
+        self._per_company: Counter[str] = Counter()
+
+    def send_text(self, company_id: str, *, to: str, text: str) -> SentMessage:
+        """Send one text and wait for the server's ack.
+
+        Args:
+            to: an E.164 number or a jid.
+        Raises:
+            InvalidInput: `to` is neither.
+            SessionNotConnected: not connected within connect_wait_seconds.
+            SendUnconfirmed: no ack within ack_wait_seconds; it may still arrive.
+            SendRejected, EngineUnavailable: it was not sent.
+            ServiceBusy: too many sends are waiting.
+        """
+        to_jid = parse_recipient(to)
+        with self._place(company_id):
+            connection = self._connected(company_id)
+            return self._send(connection, to_jid, text)
+
+    def _send(self, connection: Connection, to_jid: str, text: str) -> SentMessage:
+        wait = self._limits.ack_wait_seconds
+        future = self._fleet.send_text(
+            connection.company_id,
+            connection.generation,
+            to_jid=to_jid,
+            text=text,
+            timeout_seconds=wait,
+        )
+        try:
+            return future.result(wait + 2.0)
+        except FutureTimeout as error:
+            raise SendUnconfirmed from error
+        except EngineError as error:
+            self._notice_dead_session(connection, error.message)
+            raise
+
+    def _notice_dead_session(self, connection: Connection, message: str) -> None:
+        lowered = message.lower()
+        if any(words in lowered for words in _DEAD_SESSION):
+            log.warning(
+                f"Session {connection.company_id} appears disconnected, updating status",
+                company_id=connection.company_id,
+            )
+            event = SendShowedDeadSession(
+                company_id=connection.company_id,
+                generation=connection.generation,
+                detail=message,
+            )
+            self._manager.post(connection.company_id, event)
+
+    def _connected(self, company_id: str) -> Connection:
+        current = self._manager.status(company_id)
+        passing = current.status is Status.CONNECTING or current.is_connected
+        if passing and not _can_send(current) and self._manager.find(company_id) is not None:
+            self._manager.runtime(company_id).wait_until(
+                _can_send, self._limits.connect_wait_seconds
+            )
+            current = self._manager.status(company_id)
+        if not _can_send(current):
+            raise SessionNotConnected(
+                f"The session is {current.status.value}, not connected. "
+                "Please reconnect the session.",
+                status=current.status.value,
+                reason=current.reason.value,
+                expected=[Status.CONNECTED.value],
+                user_action=current.user_action.value,
+            )
+        return current
+
+    @contextmanager
+    def _place(self, company_id: str) -> Iterator[None]:
+        """Hold one of the few places for waiting sends, so that polls are never starved."""
+        with self._lock:
+            if self._per_company[company_id] >= self._limits.most_waiting_per_company:
+                raise ServiceBusy("Too many messages of this company are waiting to be sent.")
+            self._per_company[company_id] += 1
+        try:
+            if not self._places.acquire(timeout=1.0):
+                raise ServiceBusy("Too many messages are waiting to be sent.")
+            try:
+                yield
+            finally:
+                self._places.release()
+        finally:
+            with self._lock:
+                self._per_company[company_id] -= 1
+                if not self._per_company[company_id]:
+                    del self._per_company[company_id]
+
+
+def _can_send(connection: Connection) -> bool:
+    return connection.is_connected and connection.client is ClientPhase.LIVE

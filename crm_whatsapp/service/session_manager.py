@@ -1,0 +1,419 @@
+"""The session manager: one runtime a company, every change through its mailbox."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, replace
+
+import structlog
+
+from crm_whatsapp.domain import events
+from crm_whatsapp.domain.connection import (
+    ClientPhase,
+    Connection,
+    DesiredState,
+    PairingMethod,
+    Status,
+)
+from crm_whatsapp.domain.decisions import Effect, ForgetCompany, PolicyLimits
+from crm_whatsapp.domain.errors import (
+    NothingSaved,
+    NothingToScan,
+    PairingConflict,
+    ServiceBusy,
+    ServiceStopping,
+    StorageError,
+)
+from crm_whatsapp.domain.folders import FolderReport
+from crm_whatsapp.domain.ports import Clock, SessionFolders, StateJournal
+from crm_whatsapp.domain.session_policy import decide, is_recorded_change
+from crm_whatsapp.domain.timer_rules import is_due
+from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
+from crm_whatsapp.service.effect_runner import EffectRunner, Work
+from crm_whatsapp.service.lease_keeper import LeaseKeeper
+from crm_whatsapp.service.mailroom import Mailroom
+from crm_whatsapp.service.recorder import FORGOTTEN, Recorder
+
+log = structlog.get_logger(__name__)
+
+_ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveSession:
+    """A connection that should be running, and who runs it."""
+
+    connection: Connection
+    owner_id: str | None
+    is_local: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """What is on disk for one company."""
+
+    storage_valid: bool
+    storage_path: str
+    storage_writable: bool
+    storage_detail: str
+    session: FolderReport
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerParts:
+    """What the manager is wired from."""
+
+    journal: StateJournal
+    recorder: Recorder
+    effects: EffectRunner
+    folders: SessionFolders
+    leases: LeaseKeeper
+    clock: Clock
+    limits: PolicyLimits
+
+
+class SessionManager:
+    """Answers status from memory and turns everything else into messages."""
+
+    def __init__(self, parts: ManagerParts) -> None:
+        self._parts = parts
+        self._mailroom = Mailroom()
+        self._lock = threading.Lock()
+        self._runtimes: dict[str, CompanyRuntime] = {}
+        self._stopping = False
+        self._polls_may_start = False
+        parts.effects.bind(self.post, self._post_work)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the journal and begin to handle messages. Starts no session."""
+        for connection in self._parts.journal.load_connections():
+            self._runtimes[connection.company_id] = CompanyRuntime(connection)
+        self._mailroom.start()
+
+    def allow_polls_to_start(self) -> None:
+        """From now on a status poll may start a restore; before that, start-up decides."""
+        self._polls_may_start = True
+
+    def refuse_requests(self) -> None:
+        """Begin to stop: requests that change something are refused from now on."""
+        self._stopping = True
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Handle what was posted, then end."""
+        self._mailroom.stop(timeout_seconds)
+
+    # --- what the web asks --------------------------------------------------------------------
+
+    def status(self, company_id: str) -> Connection:
+        """Return the status; start a restore when the policy says that a poll does.
+
+        Never waits for the disk's session files, WhatsApp or Supabase: one or two stats at most.
+        """
+        runtime = self._runtimes.get(company_id)
+        if runtime is None:
+            if not self._has_credentials(company_id):
+                return Connection(company_id=company_id)
+            runtime = self.runtime(company_id)
+        connection = runtime.connection
+        if connection.client is not ClientPhase.NONE or self._stopping:
+            return connection
+        poll = events.PollArrived(has_credentials=self._has_credentials(company_id))
+        preview = decide(connection, poll, self._parts.clock.now(), self._parts.limits)
+        if preview.connection == connection:
+            return connection
+        if self._polls_may_start and not runtime.poll_posted:
+            runtime.poll_posted = True
+            self.post(company_id, poll)
+        return preview.connection
+
+    def connect(
+        self,
+        company_id: str,
+        *,
+        method: PairingMethod = PairingMethod.QR,
+        user_id: str | None = None,
+        phone_number: str | None = None,
+        fresh: bool = False,
+    ) -> Connection:
+        """Restore what is saved, or open a pairing.
+
+        Raises:
+            PairingConflict: a pairing of the other method is in progress.
+            ServiceStopping, ServiceBusy: try again.
+        """
+        current = self.runtime(company_id).connection
+        pairing = current.client is ClientPhase.PAIRING and current.jid is None
+        if pairing and current.pairing_method is not method:
+            raise PairingConflict(
+                f"A pairing by {current.pairing_method} is in progress. Finish it, or disconnect "
+                "first.",
+                method=current.pairing_method,
+            )
+        return self._ask(
+            company_id,
+            events.ConnectRequested(
+                has_credentials=self._has_credentials(company_id),
+                method=method,
+                phone_number=phone_number,
+                user_id=user_id,
+                fresh=fresh,
+            ),
+        )
+
+    def disconnect(self, company_id: str) -> Connection:
+        """Stop the session and keep it stopped."""
+        return self._ask(company_id, events.DisconnectRequested())
+
+    def restore(self, company_id: str) -> Connection:
+        """Ask for a restore now.
+
+        Raises:
+            NothingSaved: there is no saved session.
+        """
+        saved = self._has_credentials(company_id)
+        runtime = self._runtimes.get(company_id)
+        if not saved and (runtime is None or runtime.connection.client is ClientPhase.NONE):
+            raise NothingSaved(user_action="connect")
+        return self._ask(company_id, events.RestoreRequested(has_credentials=saved))
+
+    def logout(self, company_id: str) -> Connection:
+        """Unlink at WhatsApp and remove what is saved; continues in the background."""
+        if company_id not in self._runtimes and not self._has_credentials(company_id):
+            return Connection(company_id=company_id)
+        saved = self._has_credentials(company_id)
+        return self._ask(company_id, events.LogoutRequested(has_credentials=saved))
+
+    def delete(self, company_id: str) -> None:
+        """Log out, best effort, and forget the company's session."""
+        saved = self._has_credentials(company_id)
+        self._ask(company_id, events.DeleteRequested(has_credentials=saved))
+
+    def qr(self, company_id: str) -> ScanCode:
+        """Return the QR text to be scanned now. Raises NothingToScan."""
+        return self._scan_code(company_id, PairingMethod.QR)
+
+    def pairing_code(self, company_id: str) -> ScanCode:
+        """Return the pairing code to be entered now. Raises NothingToScan."""
+        return self._scan_code(company_id, PairingMethod.PAIRING_CODE)
+
+    def active_sessions(self) -> list[ActiveSession]:
+        """Return every connection that should be running."""
+        return [
+            ActiveSession(
+                connection=connection,
+                owner_id=self._parts.leases.owner_id if connection.client else None,
+                is_local=connection.client is not ClientPhase.NONE,
+            )
+            for connection in self.connections()
+            if connection.desired_state is DesiredState.RUN
+        ]
+
+    def session_info(self, company_id: str) -> SessionInfo:
+        """Look at the disk."""
+        folders = self._parts.folders
+        detail = ""
+        try:
+            folders.check_writable()
+        except StorageError as error:
+            detail = error.message
+        return SessionInfo(
+            storage_valid=not detail,
+            storage_path=str(folders.session_path(company_id)),
+            storage_writable=not detail,
+            storage_detail=detail,
+            session=folders.inspect(company_id),
+        )
+
+    # --- what the rest of the service asks ----------------------------------------------------
+
+    def connections(self) -> list[Connection]:
+        """Return every known connection."""
+        with self._lock:
+            return [runtime.connection for runtime in self._runtimes.values()]
+
+    def find(self, company_id: str) -> Connection | None:
+        """Return the connection if the company is known here."""
+        runtime = self._runtimes.get(company_id)
+        return runtime.connection if runtime else None
+
+    def runtime(self, company_id: str) -> CompanyRuntime:
+        """Return the company's runtime, made when there is none yet."""
+        with self._lock:
+            runtime = self._runtimes.get(company_id)
+            if runtime is None:
+                runtime = CompanyRuntime(Connection(company_id=company_id))
+                self._runtimes[company_id] = runtime
+            return runtime
+
+    def post(self, company_id: str, event: events.Event) -> None:
+        """Have the event handled in the company's mailbox; returns at once."""
+        runtime = self._runtimes.get(company_id)
+        if runtime is None:
+            if isinstance(event, events.EngineEvent):
+                return
+            runtime = self.runtime(company_id)
+        mailbox_of = runtime
+        self._mailroom.post(runtime.mailbox, lambda: self._handle(mailbox_of, event))
+
+    def post_engine_event(self, event: events.EngineEvent) -> None:
+        """Take an event from the engines; the sink of the fleet."""
+        self.post(event.company_id, event)
+
+    def adopt(self, company_id: str, change: Callable[[Connection], Connection]) -> None:
+        """Take over what the database knows better; no transition is recorded."""
+
+        def work(runtime: CompanyRuntime) -> None:
+            adopted = change(runtime.connection)
+            runtime.set_connection(adopted)
+            self._parts.journal.adopt(adopted)
+
+        self._in_mailbox(company_id, work)
+
+    def reassert(self, company_id: str, row_version: int) -> None:
+        """Record the connection as it is once more, above the version of the row."""
+
+        def work(runtime: CompanyRuntime) -> None:
+            before = runtime.connection
+            now = self._parts.clock.now()
+            version = max(before.version, row_version, int(now.timestamp() * 1_000_000)) + 1
+            after = replace(before, version=version)
+            self._parts.recorder.record(before, after, "row-corrected", now)
+            runtime.set_connection(after)
+
+        self._in_mailbox(company_id, work)
+
+    def repair_credentials(self, company_id: str) -> None:
+        """Write creds.json of a connected session again if it is missing."""
+        self._in_mailbox(
+            company_id,
+            lambda runtime: (
+                self._parts.effects.write_credentials(runtime.connection)
+                if runtime.connection.is_connected
+                else None
+            ),
+        )
+
+    def sweep(self) -> None:
+        """Let everything happen that is due."""
+        now = self._parts.clock.now()
+        for connection in self.connections():
+            if is_due(connection, now) and not self._stopping:
+                saved = self._has_credentials(connection.company_id)
+                self.post(connection.company_id, events.TimerDue(has_credentials=saved))
+
+    # --- inside the mailbox -------------------------------------------------------------------
+
+    def _handle(self, runtime: CompanyRuntime, event: events.Event) -> None:
+        if isinstance(event, events.PollArrived):
+            runtime.poll_posted = False
+        before = runtime.connection
+        now = self._parts.clock.now()
+        decision = decide(before, event, now, self._parts.limits)
+        after = decision.connection
+        if after != before:
+            if is_recorded_change(before, after):
+                self._parts.recorder.record(before, after, type(event).__name__, now)
+                self._log_change(before, after, event)
+            self._keep_scan_code(runtime, after, event)
+            runtime.set_connection(after)
+        for effect in decision.effects:
+            self._run_effect(runtime, effect)
+        if after.client is ClientPhase.NONE and before.client is not ClientPhase.NONE:
+            self._after_client(after)
+
+    def _run_effect(self, runtime: CompanyRuntime, effect: Effect) -> None:
+        if isinstance(effect, ForgetCompany):
+            self._forget(runtime)
+        else:
+            self._parts.effects.run(runtime.connection, effect)
+
+    def _after_client(self, connection: Connection) -> None:
+        """Give up the lease of a session that is not to run here any more."""
+        if connection.desired_state is DesiredState.STOP:
+            self._parts.leases.give_up(connection.company_id)
+
+    def _forget(self, runtime: CompanyRuntime) -> None:
+        connection = runtime.connection
+        with self._lock:
+            self._runtimes.pop(runtime.company_id, None)
+        self._parts.journal.forget_company(runtime.company_id)
+        self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
+        self._parts.leases.give_up(runtime.company_id)
+
+    @staticmethod
+    def _keep_scan_code(runtime: CompanyRuntime, after: Connection, event: events.Event) -> None:
+        if after.status is not Status.AWAITING_SCAN or after.qr_expires_at is None:
+            runtime.scan_code = None
+        elif isinstance(event, events.QrIssued):
+            runtime.scan_code = ScanCode(
+                method=PairingMethod.QR, value=event.value, expires_at=after.qr_expires_at
+            )
+        elif isinstance(event, events.PairingCodeIssued):
+            runtime.scan_code = ScanCode(
+                method=PairingMethod.PAIRING_CODE,
+                value=event.code,
+                expires_at=after.qr_expires_at,
+            )
+
+    @staticmethod
+    def _log_change(before: Connection, after: Connection, event: events.Event) -> None:
+        if before.status is after.status and before.reason is after.reason:
+            return
+        log.info(
+            "session status changed",
+            company_id=after.company_id,
+            status=after.status.value,
+            reason=after.reason.value,
+            before=before.status.value,
+            event_type=type(event).__name__,
+            generation=after.generation,
+        )
+
+    # --- small things -------------------------------------------------------------------------
+
+    def _ask(self, company_id: str, event: events.Event) -> Connection:
+        """Have the event handled and return what became of the connection."""
+        if self._stopping:
+            raise ServiceStopping
+        answer: Future[Connection] = Future()
+
+        def work(runtime: CompanyRuntime) -> None:
+            try:
+                self._handle(runtime, event)
+            finally:
+                answer.set_result(runtime.connection)
+
+        self._in_mailbox(company_id, work)
+        try:
+            return answer.result(_ANSWER_SECONDS)
+        except FutureTimeout as error:
+            raise ServiceBusy from error
+
+    def _in_mailbox(self, company_id: str, work: Callable[[CompanyRuntime], None]) -> None:
+        runtime = self.runtime(company_id)
+        self._mailroom.post(runtime.mailbox, lambda: work(runtime))
+
+    def _post_work(self, company_id: str, generation: int, work: Work) -> None:
+        def when_current(runtime: CompanyRuntime) -> None:
+            connection = runtime.connection
+            expected = (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.HANDOVER)
+            if connection.generation == generation and connection.client in expected:
+                work(connection)
+
+        self._in_mailbox(company_id, when_current)
+
+    def _scan_code(self, company_id: str, method: PairingMethod) -> ScanCode:
+        runtime = self._runtimes.get(company_id)
+        code = runtime.scan_code if runtime else None
+        if code is None or code.method is not method or code.expires_at <= self._parts.clock.now():
+            connection = runtime.connection if runtime else Connection(company_id=company_id)
+            raise NothingToScan(
+                status=connection.status.value, user_action=connection.user_action.value
+            )
+        return code
+
+    def _has_credentials(self, company_id: str) -> bool:
+        return self._parts.folders.has_credentials(company_id)
