@@ -1,0 +1,1 @@
+"""Session folders on disk: detect, validate, creds.json, locks and the service's own files."""
