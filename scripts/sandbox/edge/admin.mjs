@@ -192,13 +192,16 @@ export class Admin {
     return this.edge.post.sendReceipt(need(jid, 'jid'), need(id, 'message_id'), type)
   }
 
-  #createDevices({ number, count = 1, prekeys_reported: reported = 812 }) {
-    wholeNumber(count, 'count')
-    wholeNumber(reported, 'prekeys_reported')
-    if (count < 1 || count > 5000) throw new RequestError(400, '"count" must be between 1 and 5000')
+  #createDevices({ number, count = 1, prekeys_reported: reported = 812, one_time_keys: oneTimeKeys = 10 }) {
+    const limits = { count: [count, 1, 5000], prekeys_reported: [reported, 0, 65_535], one_time_keys: [oneTimeKeys, 0, 812] }
+    for (const [name, [value, least, most]] of Object.entries(limits)) {
+      if (wholeNumber(value, name) < least || value > most) {
+        throw new RequestError(400, `"${name}" must be between ${least} and ${most}`)
+      }
+    }
     const { accounts, pairing } = this.edge
     const owner = number && pairing.phoneFor(number)
-    const made = Array.from({ length: count }, () => pairing.createDevice(owner || accounts.createPhone(), reported))
+    const made = Array.from({ length: count }, () => pairing.createDevice(owner || accounts.createPhone(), { reported, oneTimeKeys }))
     accounts.flush()
     return made
   }

@@ -4,7 +4,7 @@ import { proto } from 'baileys/WAProto/index.js'
 import { hmacSha256, newKeyPair, newSignedPreKey, sign } from './keys.mjs'
 import { PairCode } from './pair_code.mjs'
 import { answer } from './link.mjs'
-import { bytes, child, node, nowSeconds, SERVER } from './stanza.mjs'
+import { bytes, child, node, nowSeconds, SERVER, uint } from './stanza.mjs'
 
 const REFS = 6
 const FIRST_REF_SECONDS = 60
@@ -167,7 +167,7 @@ export class Pairing {
   }
 
   /** Make a device that is linked already, with all the secrets its client would hold. */
-  createDevice(phone, preKeysReported) {
+  createDevice(phone, { reported, oneTimeKeys }) {
     const noise = newKeyPair()
     const identity = newKeyPair()
     const signedPreKey = newSignedPreKey(identity.private, 1)
@@ -179,13 +179,16 @@ export class Pairing {
     const device = this.edge.accounts.addDevice(phone, {
       noiseKey: noise.public, identityKey: identity.public, registrationId, platform: 'android',
       signedPreKey: { id: 1, public: signedPreKey.public, signature: signedPreKey.signature },
-      reportedCount: preKeysReported,
+      reportedCount: reported,
     })
+    const keys = Array.from({ length: oneTimeKeys }, (_, index) => ({ id: index + 1, ...newKeyPair() }))
+    device.preKeys = Buffer.concat(keys.flatMap(({ id, public: value }) => [uint(id, 3), value]))
     const b64 = (key) => key.toString('base64')
     return {
       jid: device.jid, lid: device.lid, number: phone.number, registration_id: registrationId,
       noise_private: b64(noise.private), identity_private: b64(identity.private),
       signed_prekey: { private: b64(signedPreKey.private), id: 1, signature: b64(signedPreKey.signature) },
+      one_time_keys: keys.map(({ id, private: secret }) => ({ id, private: b64(secret) })),
       adv_secret: b64(advSecret),
       account: {
         details: b64(account.details), account_signature: b64(account.accountSignature),
