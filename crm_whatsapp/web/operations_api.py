@@ -16,7 +16,7 @@ operations_api = StrictBlueprint(
     "operations_api",
     __name__,
     abp_tags=[Tag(name="operations", description="For load balancers and operators.")],
-    abp_responses={503: ErrorBody},
+    abp_responses={400: ErrorBody, 503: ErrorBody},
 )
 
 

@@ -3,6 +3,7 @@
 import re
 import secrets
 from importlib.resources import files
+from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -113,9 +114,12 @@ def get_asset(name: str) -> AnyResponse:
     return response.make_conditional(request)
 
 
-def _login() -> dict[str, str]:
+def _login() -> dict[str, Any]:
     session = current_dashboard_session()
-    return {"csrf_token": web_state().dashboard_sessions.csrf_token(session.id)}
+    return {
+        "csrf_token": web_state().dashboard_sessions.csrf_token(session.id),
+        "signed_in": True,
+    }
 
 
 def _login_form(error: str | None) -> Response:

@@ -1,0 +1,111 @@
+// The list of companies.
+
+import { get } from "./api.js";
+import { Poller } from "./poller.js";
+import { recentCompanies, remember } from "./recent.js";
+import { badge, headline, isPassing, moment, phone } from "./words.js";
+
+const FAST_MS = 2000;
+const SLOW_MS = 10000;
+const MOST_OTHERS = 12;
+const FILTER_FROM = 8;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+const ORDER = ["failed", "banned", "logged_out", "awaiting_scan", "connecting", "disconnected", "connected"];
+
+const byId = (id) => document.getElementById(id);
+const rows = new Map();
+
+function makeRow(companyId) {
+  const item = document.createElement("li");
+  const link = document.createElement("a");
+  link.href = `/dashboard/companies/${companyId}`;
+  for (const name of ["badge", "who", "phone", "when", "todo"]) {
+    const part = document.createElement("span");
+    part.className = name;
+    link.append(part);
+  }
+  const who = link.querySelector(".who");
+  const id = document.createElement("span");
+  id.className = "id";
+  id.textContent = companyId;
+  who.append(document.createElement("strong"), id);
+  item.append(link);
+  return item;
+}
+
+function fillRow(item, status) {
+  badge(item.querySelector(".badge"), status.status);
+  item.querySelector("strong").textContent = status.push_name ?? "Company";
+  item.querySelector(".phone").textContent = phone(status.phone_number);
+  item.querySelector(".when").textContent = status.last_connected_at
+    ? `Last connected ${moment(status.last_connected_at)}`
+    : "";
+  item.querySelector(".todo").textContent = status.is_connected ? "" : headline(status);
+}
+
+function show(statuses) {
+  const list = byId("companies");
+  const wanted = byId("filter").value.trim().toLowerCase();
+  const sorted = [...statuses].sort(
+    (a, b) =>
+      ORDER.indexOf(a.status) - ORDER.indexOf(b.status) ||
+      (a.push_name ?? "").localeCompare(b.push_name ?? "") ||
+      a.company_id.localeCompare(b.company_id),
+  );
+  const gone = new Set(rows.keys());
+  sorted.forEach((status, index) => {
+    gone.delete(status.company_id);
+    const item = rows.get(status.company_id) ?? makeRow(status.company_id);
+    rows.set(status.company_id, item);
+    fillRow(item, status);
+    const text = [status.push_name, status.phone_number, status.company_id].join(" ").toLowerCase();
+    item.hidden = !text.includes(wanted);
+    if (list.children[index] !== item) list.insertBefore(item, list.children[index] ?? null);
+  });
+  for (const id of gone) {
+    rows.get(id).remove();
+    rows.delete(id);
+  }
+  const connected = statuses.filter((status) => status.is_connected).length;
+  const total = statuses.length;
+  byId("summary").textContent = total ? `${connected} of ${total} connected` : "";
+  byId("empty").hidden = total > 0;
+  byId("filter-field").hidden = total < FILTER_FROM;
+}
+
+async function look() {
+  try {
+    const { sessions } = await get("/active-sessions");
+    const known = new Set(sessions.map((session) => session.company_id));
+    const others = recentCompanies().filter((id) => !known.has(id)).slice(0, MOST_OTHERS);
+    const extra = await Promise.all(others.map((id) => get("/status", { company_id: id })));
+    statuses = [...sessions, ...extra];
+    show(statuses);
+    byId("notice").hidden = true;
+    return statuses.some(isPassing) ? FAST_MS : SLOW_MS;
+  } catch (error) {
+    byId("notice").textContent = error.message;
+    byId("notice").hidden = false;
+    return FAST_MS * 2;
+  }
+}
+
+let statuses = [];
+byId("filter").addEventListener("input", () => show(statuses));
+byId("open-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const field = byId("open-id");
+  const id = field.value.trim().toLowerCase();
+  const valid = UUID.test(id);
+  field.setAttribute("aria-invalid", String(!valid));
+  byId("open-error").textContent = valid
+    ? ""
+    : "A company id has 36 characters, such as 3b1bee0c-cbee-4de1-88f1-d6e890f4c995.";
+  if (!valid) {
+    field.focus();
+    return;
+  }
+  remember(id);
+  window.location.assign(`/dashboard/companies/${id}`);
+});
+new Poller(look).now();

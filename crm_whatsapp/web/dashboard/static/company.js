@@ -1,0 +1,180 @@
+// The page of one company.
+
+import { get, post, serverNow } from "./api.js";
+import { Poller } from "./poller.js";
+import { remember } from "./recent.js";
+import { ScanPanel } from "./scan.js";
+import { badge, duration, guidance, headline, isPassing, moment, phone } from "./words.js";
+
+const FAST_MS = 2000;
+const SLOW_MS = 10000;
+const NOTHING_SAVED = [
+  "never-connected",
+  "pairing-expired",
+  "pairing-failed",
+  "credentials-missing",
+  "logging-out",
+];
+
+const byId = (id) => document.getElementById(id);
+const { companyId, sandboxPhoneUrl } = byId("content").dataset;
+const scanPanel = new ScanPanel(companyId, sandboxPhoneUrl);
+const poller = new Poller(look);
+let current = null;
+let noticeIsOfPoll = false;
+
+function notify(message, { ofPoll = false } = {}) {
+  byId("notice").textContent = message;
+  byId("notice").hidden = !message;
+  noticeIsOfPoll = ofPoll;
+}
+
+async function look() {
+  try {
+    show(await get("/status", { company_id: companyId }));
+    if (noticeIsOfPoll) notify("");
+    return isPassing(current) ? FAST_MS : SLOW_MS;
+  } catch (error) {
+    notify(error.message, { ofPoll: true });
+    return FAST_MS * 2;
+  }
+}
+
+function setText(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text; // else a reader says it again
+}
+
+function show(status) {
+  const focused = document.activeElement;
+  current = status;
+  badge(byId("badge"), status.status);
+  setText("headline", headline(status));
+  setText("guidance", guidance(status));
+  setText("name", status.push_name ?? "Company");
+  setText("phone", phone(status.phone_number));
+  setText("push-name", status.push_name ?? "–");
+  setText("last-connected", status.is_connected ? `Now, since ${moment(status.last_connected_at)}` : moment(status.last_connected_at));
+  setText("message", status.message);
+  setText("reason", status.reason);
+  document.title = `${byId("badge").textContent}: ${byId("name").textContent} · WhatsApp sessions`;
+  showRetry();
+  showControls(status);
+  scanPanel.follow(status);
+  // The control that was just used may be gone: keep keyboard users where the news is.
+  if (focused !== document.body && !focused.checkVisibility()) byId("headline").focus();
+}
+
+function showControls(status) {
+  const state = status.status;
+  const mayHaveSaved = !NOTHING_SAVED.includes(status.reason) && state !== "logged_out";
+  const isDown = ["disconnected", "failed"].includes(state) && status.reason !== "logging-out";
+  const isLinked = mayHaveSaved && state !== "awaiting_scan" && status.reason !== "finishing-pairing";
+  byId("restore").hidden = !(isDown && mayHaveSaved) && !(state === "connecting" && status.retry_at);
+  byId("disconnect").hidden = !["connected", "connecting"].includes(state) || status.reason === "logging-out";
+  byId("logout").hidden = !isLinked;
+  byId("connect-panel").hidden = !(isDown || state === "logged_out");
+  byId("fresh-field").hidden = !mayHaveSaved;
+  byId("test-panel").hidden = state !== "connected";
+}
+
+function showRetry() {
+  const left = Date.parse(current?.retry_at ?? "") - serverNow();
+  byId("retry").hidden = !(left > 0);
+  if (left > 0) {
+    const what = current.status === "banned" ? "The suspension ends" : "Next try";
+    byId("retry").textContent = `${what} in ${duration(left)}.`;
+  }
+}
+
+/** Run a command with its button disabled, then show the status it answered with. */
+async function command(button, run) {
+  button.disabled = true;
+  notify("");
+  try {
+    show(await run());
+  } catch (error) {
+    notify(error.message);
+  } finally {
+    button.disabled = false;
+    poller.now();
+  }
+}
+
+for (const name of ["restore", "disconnect"]) {
+  byId(name).addEventListener("click", (event) =>
+    command(event.currentTarget, () => post(`/${name}`, { company_id: companyId })),
+  );
+}
+byId("cancel").addEventListener("click", (event) =>
+  command(event.currentTarget, () => post("/disconnect", { company_id: companyId })),
+);
+
+const dialog = byId("logout-dialog");
+byId("logout").addEventListener("click", () => dialog.showModal());
+dialog.addEventListener("close", () => {
+  if (dialog.returnValue === "logout") {
+    command(byId("logout"), () => post("/logout", { company_id: companyId }));
+  }
+  dialog.returnValue = "";
+});
+
+const connectForm = byId("connect-form");
+connectForm.addEventListener("change", () => {
+  byId("phone-field").hidden = connectForm.elements.method.value !== "pairing_code";
+});
+connectForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { method, phone_number: number, fresh } = connectForm.elements;
+  const body = { company_id: companyId, method: method.value, fresh: fresh.checked };
+  if (method.value === "pairing_code") body.phone_number = number.value.trim();
+  showPhoneError("");
+  command(event.submitter ?? connectForm.querySelector("button"), async () => {
+    try {
+      const answer = await post("/connect", body);
+      fresh.checked = false;
+      return answer;
+    } catch (error) {
+      if (error.field !== "phone_number") throw error;
+      showPhoneError("Please enter the number with its country code, such as +55 11 98765-4321.");
+      return current;
+    }
+  });
+});
+
+function showPhoneError(message) {
+  byId("phone-error").textContent = message;
+  byId("phone-number").setAttribute("aria-invalid", String(Boolean(message)));
+  if (message) byId("phone-number").focus();
+}
+
+const testForm = byId("test-form");
+testForm.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = testForm.querySelector("button");
+  const { to, text } = testForm.elements;
+  button.disabled = true;
+  showResult("", "Sending…");
+  try {
+    await post("/messages/send", {
+      company_id: companyId,
+      to: to.value.trim(),
+      type: "text",
+      text: text.value,
+    });
+    showResult("good", "Sent. WhatsApp has confirmed the message.");
+  } catch (error) {
+    showResult("bad", error.message);
+    poller.now();
+  } finally {
+    button.disabled = false;
+  }
+});
+
+function showResult(kind, message) {
+  byId("test-result").dataset.kind = kind;
+  byId("test-result").textContent = message;
+}
+
+remember(companyId);
+setInterval(showRetry, 1000);
+poller.now();

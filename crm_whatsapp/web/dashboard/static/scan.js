@@ -1,0 +1,107 @@
+// The panel with the QR code or the pairing code. Fetches the next code as the old one runs out.
+
+import { get, getBlob, serverNow } from "./api.js";
+import { duration } from "./words.js";
+
+const AHEAD_MS = 1000;
+const byId = (id) => document.getElementById(id);
+
+export class ScanPanel {
+  constructor(companyId, sandboxPhoneUrl) {
+    this.companyId = companyId;
+    this.sandboxPhoneUrl = sandboxPhoneUrl;
+    this.code = null; // {value, kind, expiresAt, lifetime}
+    this.open = false;
+    this.fetching = false;
+    this.pictureUrl = null;
+    setInterval(() => this.tick(), 250);
+  }
+
+  /** Follow a status: open while the phone has to do something. */
+  follow(status) {
+    this.open = status.status === "awaiting_scan";
+    byId("scan-panel").hidden = !this.open;
+    if (!this.open) {
+      this.clear();
+      return;
+    }
+    const expiresAt = Date.parse(status.qr_expires_at ?? "");
+    if (!this.code || (expiresAt && expiresAt !== this.code.expiresAt)) this.refresh();
+  }
+
+  clear() {
+    this.code = null;
+    byId("qr").hidden = byId("code").hidden = byId("expiry").hidden = byId("sandbox").hidden = true;
+    byId("qr-image").removeAttribute("src");
+    byId("scan-wait").hidden = false;
+    if (this.pictureUrl) URL.revokeObjectURL(this.pictureUrl);
+    this.pictureUrl = null;
+  }
+
+  tick() {
+    if (!this.open || !this.code) return;
+    const left = this.code.expiresAt - serverNow();
+    byId("expiry-bar").value = Math.max(0, Math.min(1, left / this.code.lifetime));
+    byId("expiry-text").textContent =
+      left > 0 ? `This code works for ${duration(left)} more. The next one appears by itself.` : "Getting the next code…";
+    if (left < AHEAD_MS) this.refresh();
+  }
+
+  async refresh() {
+    if (this.fetching) return;
+    this.fetching = true;
+    try {
+      const code = await this.fetchCode();
+      if (this.open && code && code.value !== this.code?.value) await this.show(code);
+    } finally {
+      // Not more than once a second, also when the next code is late.
+      setTimeout(() => (this.fetching = false), 1000);
+    }
+  }
+
+  async fetchCode() {
+    const where = { company_id: this.companyId };
+    const kinds = this.code?.kind === "code" ? ["code", "qr"] : ["qr", "code"];
+    for (const kind of kinds) {
+      try {
+        const body =
+          kind === "qr"
+            ? await get("/qr", { ...where, format: "raw" })
+            : await get("/pairing-code", where);
+        return { kind, value: body.value ?? body.code, expiresAt: Date.parse(body.expires_at) };
+      } catch (error) {
+        if (error.code !== "nothing-to-scan") return null; // the next poll tells what is wrong
+      }
+    }
+    return null;
+  }
+
+  async show(code) {
+    if (code.kind === "qr") {
+      await this.showPicture();
+    } else {
+      byId("code-value").textContent = code.value;
+      byId("code-value").setAttribute("aria-label", [...code.value].join(" "));
+    }
+    if (!this.open) return;
+    this.code = { ...code, lifetime: Math.max(1, code.expiresAt - serverNow()) };
+    byId("qr").hidden = code.kind !== "qr";
+    byId("code").hidden = code.kind !== "code";
+    byId("scan-wait").hidden = true;
+    byId("expiry").hidden = false;
+    if (this.sandboxPhoneUrl && code.kind === "qr") {
+      const base = this.sandboxPhoneUrl.replace(/\/$/, "");
+      byId("sandbox-link").href = `${base}/?qr=${encodeURIComponent(code.value)}`;
+      byId("sandbox").hidden = false;
+    }
+    this.tick();
+  }
+
+  async showPicture() {
+    const picture = await getBlob("/qr", { company_id: this.companyId, format: "svg" });
+    const url = URL.createObjectURL(picture);
+    byId("qr-image").src = url;
+    if (this.pictureUrl) URL.revokeObjectURL(this.pictureUrl);
+    this.pictureUrl = url;
+  }
+}
