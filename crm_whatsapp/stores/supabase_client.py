@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from supabase import Client, ClientOptions
-from supabase._sync.client import SupabaseException
+from supabase import Client, ClientOptions, SupabaseException
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random
 
