@@ -53,6 +53,7 @@ class Reason(StrEnum):
     ENGINE_CRASH = "engine-crash"  # this session ended its engine process twice
     HELD_ELSEWHERE = "held-elsewhere"  # another pod holds the lease
     LOGGING_OUT = "logging-out"  # a logout is under way
+    SERVICE_STOPPED = "service-stopped"  # the service is down; it restores by itself
 
 
 class UserAction(StrEnum):

@@ -77,6 +77,11 @@ class DesiredStateChanged(Event):
     has_credentials: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStopping(Event):
+    """The service shuts down; the fleet stops the client without another order."""
+
+
 # --- from time -------------------------------------------------------------------------------
 
 

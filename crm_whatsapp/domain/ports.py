@@ -87,6 +87,22 @@ class StateJournal(Protocol):
         """Remove everything about the company, pending entries too."""
 
 
+class ProxyVault(Protocol):
+    """Each company's proxy, encrypted at rest: its URL may carry a password.
+
+    Methods raise StorageError when the disk refuses or the entry cannot be decrypted.
+    """
+
+    def put(self, company_id: str, url: str) -> None:
+        """Keep the proxy of a company."""
+
+    def find(self, company_id: str) -> str | None:
+        """Return the proxy, None when the company has none."""
+
+    def remove(self, company_id: str) -> None:
+        """Forget it; no error when there is none."""
+
+
 class SessionFolders(Protocol):
     """The session folders under SESSIONS_DIR.
 

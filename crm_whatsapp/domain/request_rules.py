@@ -36,6 +36,7 @@ from crm_whatsapp.domain.events import (
     PollArrived,
     RecordLoaded,
     RestoreRequested,
+    ServiceStopping,
     StartupFound,
     StorageFailed,
 )
@@ -133,12 +134,13 @@ def on_connect(
     )
     if wanted.intent in (Intent.LOGOUT, Intent.DELETE):
         return Decision(connection=connection)
-    pair_anew = event.fresh or not event.has_credentials
+    foreign = wanted.reason is Reason.STORE_FOREIGN
+    pair_anew = event.fresh or foreign or not event.has_credentials
     match wanted.client:
         case ClientPhase.PAIRING:
             return Decision(connection=wanted)
         case ClientPhase.NONE:
-            return _connect_from_rest(wanted, event, now, limits)
+            return _connect_from_rest(wanted, event, now, limits, pair_anew=pair_anew)
         case ClientPhase.STOPPING if pair_anew:
             return Decision(connection=_pair_next(wanted, event))
         case ClientPhase.STOPPING:
@@ -161,12 +163,17 @@ def _pair_next(connection: Connection, event: ConnectRequested) -> Connection:
 
 
 def _connect_from_rest(
-    connection: Connection, event: ConnectRequested, now: datetime, limits: PolicyLimits
+    connection: Connection,
+    event: ConnectRequested,
+    now: datetime,
+    limits: PolicyLimits,
+    *,
+    pair_anew: bool,
 ) -> Decision:
     banned = connection.status is Status.BANNED and not event.fresh
     if banned and connection.retry_at is not None and connection.retry_at > now:
         return Decision(connection=connection)
-    if event.has_credentials and not event.fresh:
+    if not pair_anew:
         cleared = replace(connection, unreachable_attempts=0, replaced_retries=0)
         return start_restore(cleared, now, limits, restore_attempts=0)
     decision = start_pairing(connection, now, limits, event.method, event.phone_number)
@@ -298,6 +305,24 @@ def finish_unlink(connection: Connection, now: datetime) -> Decision:
     if connection.intent is Intent.DELETE:
         return Decision(connection=done, effects=(RemoveFiles(), ForgetCompany()))
     return Decision(connection=done, effects=(RemoveFiles(),))
+
+
+def on_service_stopping(
+    connection: Connection, event: ServiceStopping, now: datetime, limits: PolicyLimits
+) -> Decision:
+    """Tell the truth about the time until the next start; nobody's wish is changed by it."""
+    if connection.client in (ClientPhase.NONE, ClientPhase.STOPPING):
+        return Decision(connection=connection)
+    unpaired = connection.client is ClientPhase.PAIRING and connection.jid is None
+    reason = Reason.PAIRING_EXPIRED if unpaired else Reason.SERVICE_STOPPED
+    stopping = become(
+        connection,
+        reason,
+        client=ClientPhase.STOPPING,
+        connected_since=None,
+        last_disconnected_at=now if connection.is_connected else connection.last_disconnected_at,
+    )
+    return Decision(connection=stopping)
 
 
 def on_desired_state(

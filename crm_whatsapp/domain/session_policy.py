@@ -24,6 +24,7 @@ _RULES: dict[type[events.Event], _Rule] = {
     events.DisconnectRequested: request_rules.on_disconnect,
     events.LogoutRequested: request_rules.on_logout,
     events.DeleteRequested: request_rules.on_delete,
+    events.ServiceStopping: request_rules.on_service_stopping,
     events.DesiredStateChanged: request_rules.on_desired_state,
     events.LeaseDenied: request_rules.on_lease_denied,
     events.LeaseLost: request_rules.on_lease_lost,

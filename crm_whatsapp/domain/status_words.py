@@ -107,5 +107,8 @@ WORDING: dict[Reason, Wording] = {
         "Another instance is running this session. It is taken over when that one stops.",
         _A.WAIT,
     ),
+    Reason.SERVICE_STOPPED: Wording(
+        _D, "The service is restarting. The session comes back by itself.", _A.WAIT
+    ),
     Reason.LOGGING_OUT: Wording(_D, "Logging out...", _A.WAIT),
 }

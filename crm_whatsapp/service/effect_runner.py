@@ -11,7 +11,7 @@ from crm_whatsapp.domain.engines import EngineFleet, PairOrder, StartOrder
 from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.events import Event, LeaseDenied, StorageFailed
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
-from crm_whatsapp.domain.ports import Clock, SessionFolders
+from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,7 @@ class Collaborators:
     fleet: EngineFleet
     leases: LeaseKeeper
     clock: Clock
+    proxies: ProxyVault
 
 
 class EffectRunner:
@@ -42,6 +43,7 @@ class EffectRunner:
         self._fleet = collaborators.fleet
         self._leases = collaborators.leases
         self._clock = collaborators.clock
+        self._proxies = collaborators.proxies
         self._post: PostEvent = _unbound
         self._post_work: PostWork = _unbound
         self._alerts: list[AlertListener] = []
@@ -145,6 +147,7 @@ class EffectRunner:
                 store_path=self._folders.store_path(company_id),
                 lock_path=self._folders.lock_path(company_id),
                 isolated=isolated,
+                proxy=self._proxies.find(company_id),
             )
         )
 
@@ -163,6 +166,7 @@ class EffectRunner:
                 lock_path=self._folders.lock_path(company_id),
                 method=method,
                 phone_number=connection.pairing_phone,
+                proxy=self._proxies.find(company_id),
             )
         )
 

@@ -8,8 +8,9 @@ from enum import StrEnum
 import structlog
 
 from crm_whatsapp.domain.connection import ClientPhase, Connection, Reason
+from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.events import DesiredStateChanged, RecordLoaded, StartupFound
-from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders, StateJournal
+from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders
 from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.write_behind import WriteBehind
 
@@ -35,7 +36,6 @@ class Reconciliation:
         *,
         manager: SessionManager,
         store: ConnectionStore,
-        journal: StateJournal,
         folders: SessionFolders,
         write_behind: WriteBehind,
         flush_timeout_seconds: float,
@@ -43,13 +43,42 @@ class Reconciliation:
     ) -> None:
         self._manager = manager
         self._store = store
-        self._journal = journal
         self._folders = folders
         self._write_behind = write_behind
         self._flush_timeout_seconds = flush_timeout_seconds
         self._restores = restores
         self._running = threading.Lock()
+        self._requested = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="session-sync", daemon=True)
         self.mismatches: Counter[Mismatch] = Counter()
+
+    def start(self) -> None:
+        """Run the first comparison, and one whenever `request` is called."""
+        self._requested.set()
+        self._thread.start()
+
+    def request(self) -> None:
+        """Ask for a comparison soon; returns at once."""
+        self._requested.set()
+
+    def stop(self) -> None:
+        """Begin no further comparison."""
+        self._stopping = True
+        self._requested.set()
+
+    def _loop(self) -> None:
+        while True:
+            self._requested.wait()
+            self._requested.clear()
+            if self._stopping:
+                return
+            try:
+                self.sync()
+            except CrmWhatsappError as error:
+                log.warning("session sync postponed", detail=error.message)
+            except Exception:
+                log.exception("session sync failed; it runs again at its next time")
 
     def sync(self) -> int:
         """Run one comparison; return how many connections had to be corrected.

@@ -26,7 +26,7 @@ from crm_whatsapp.domain.errors import (
     StorageError,
 )
 from crm_whatsapp.domain.folders import FolderReport
-from crm_whatsapp.domain.ports import Clock, SessionFolders, StateJournal
+from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
 from crm_whatsapp.domain.timer_rules import is_due
 from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
@@ -70,6 +70,7 @@ class ManagerParts:
     folders: SessionFolders
     leases: LeaseKeeper
     clock: Clock
+    proxies: ProxyVault
     limits: PolicyLimits
 
 
@@ -137,9 +138,14 @@ class SessionManager:
         user_id: str | None = None,
         phone_number: str | None = None,
         fresh: bool = False,
+        proxy: str | None = None,
     ) -> Connection:
         """Restore what is saved, or open a pairing.
 
+        Args:
+            phone_number: digits with country code, for a pairing code.
+            fresh: set the saved session aside and pair anew.
+            proxy: http, https or socks5 URL, kept for this company from the next start on.
         Raises:
             PairingConflict: a pairing of the other method is in progress.
             ServiceStopping, ServiceBusy: try again.
@@ -152,6 +158,8 @@ class SessionManager:
                 "first.",
                 method=current.pairing_method,
             )
+        if proxy is not None:
+            self._parts.proxies.put(company_id, proxy)
         return self._ask(
             company_id,
             events.ConnectRequested(
@@ -219,12 +227,14 @@ class SessionManager:
             folders.check_writable()
         except StorageError as error:
             detail = error.message
+        current = self.find(company_id)
+        at_rest = current is None or current.client is ClientPhase.NONE
         return SessionInfo(
             storage_valid=not detail,
             storage_path=str(folders.session_path(company_id)),
             storage_writable=not detail,
             storage_detail=detail,
-            session=folders.inspect(company_id),
+            session=folders.inspect(company_id, deep=at_rest),
         )
 
     # --- what the rest of the service asks ----------------------------------------------------
@@ -304,6 +314,14 @@ class SessionManager:
                 saved = self._has_credentials(connection.company_id)
                 self.post(connection.company_id, events.TimerDue(has_credentials=saved))
 
+    def expire_codes(self) -> None:
+        """Take down codes that have expired unscanned, in case the sweep did not run."""
+        now = self._parts.clock.now()
+        for connection in self.connections():
+            expiry = connection.qr_expires_at
+            if expiry is not None and expiry <= now:
+                self.post(connection.company_id, events.TimerDue(has_credentials=False))
+
     # --- inside the mailbox -------------------------------------------------------------------
 
     def _handle(self, runtime: CompanyRuntime, event: events.Event) -> None:
@@ -339,6 +357,7 @@ class SessionManager:
         connection = runtime.connection
         with self._lock:
             self._runtimes.pop(runtime.company_id, None)
+        self._parts.proxies.remove(runtime.company_id)
         self._parts.journal.forget_company(runtime.company_id)
         self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
         self._parts.leases.give_up(runtime.company_id)
@@ -416,4 +435,12 @@ class SessionManager:
         return code
 
     def _has_credentials(self, company_id: str) -> bool:
-        return self._parts.folders.has_credentials(company_id)
+        """Tell whether something is saved. A folder that cannot be read holds something:
+        the start will say what is wrong with it."""
+        try:
+            return self._parts.folders.has_credentials(company_id)
+        except StorageError as error:
+            log.error(
+                "the session folder cannot be read", company_id=company_id, detail=error.message
+            )
+            return True

@@ -1,0 +1,282 @@
+"""Every setting of the service: one validated object, read from the environment once.
+
+Names are the upper-case field names. `.env.example` lists them all and is held to this file by
+a test.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from crm_whatsapp.domain.errors import ConfigurationError
+
+
+def _web_url(value: str) -> str:
+    parts = urlsplit(value.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError("must be a URL such as https://abc.supabase.co")
+    return value.strip().rstrip("/")
+
+
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+Milliseconds = Annotated[int, Field(ge=0, le=3_600_000)]
+
+
+class Settings(BaseSettings):
+    """The environment, checked. Empty variables count as unset."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", env_ignore_empty=True, case_sensitive=False, frozen=True
+    )
+
+    # --- database ---
+    supabase_url: WebUrl = Field(description="URL of the Supabase project. Required.")
+    supabase_service_role_key: SecretStr = Field(
+        description="Its secret key: sb_secret_... or the legacy service_role JWT. Required."
+    )
+    supabase_db_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql:// URL, for `python -m crm_whatsapp migrate` only.",
+    )
+    database_timeout_seconds: Seconds = Field(
+        default=5.0, description="Longest wait for one database call, in seconds."
+    )
+    database_retry_max_seconds: Seconds = Field(
+        default=15.0,
+        description="Longest pause between attempts while the database is away, in seconds.",
+    )
+
+    # --- sessions ---
+    sessions_dir: Path = Field(
+        description="Absolute path of the folder that keeps the sessions. Required; back it up."
+    )
+    sessions_per_engine: int = Field(
+        default=50, ge=1, le=200, description="Sessions one engine process holds."
+    )
+    session_recovery_enabled: bool = Field(
+        default=True, description="Restore every session at start-up. Polls restore either way."
+    )
+    session_recovery_startup_delay: Milliseconds = Field(
+        default=0, description="Wait before the start-up restore, in ms."
+    )
+    session_restore_delay_ms: Milliseconds = Field(
+        default=0, description="Pause between two starts of the start-up restore, in ms."
+    )
+    session_recovery_timeout: int = Field(
+        default=30_000,
+        ge=1_000,
+        le=600_000,
+        description="How long one start may take before it is given up and retried, in ms.",
+    )
+    session_recovery_max_retries: int = Field(
+        default=3, ge=0, le=100, description="Retries after a refusal before a session is failed."
+    )
+    session_recovery_retry_delay: int = Field(
+        default=1_000,
+        ge=10,
+        le=600_000,
+        description="First pause between retries, in ms; doubles each time.",
+    )
+    session_backoff_max_seconds: Seconds = Field(
+        default=300.0, description="Longest pause between retries, in seconds."
+    )
+    session_reconnect_timeout_seconds: Seconds = Field(
+        default=30.0,
+        description="How long whatsmeow may reconnect by itself before a rebuild, in seconds.",
+    )
+    session_stable_after_seconds: Seconds = Field(
+        default=300.0, description="Connected for so long, earlier failures are forgotten."
+    )
+    session_failed_poll_interval_seconds: Seconds = Field(
+        default=300.0, description="A poll restarts a failed session at most this often."
+    )
+    session_replaced_retry_seconds: Seconds = Field(
+        default=30.0, description="Pause before the one retry after stream-replaced, in seconds."
+    )
+    session_preserve_on_shutdown: bool = Field(
+        default=True,
+        description="Take clean snapshots at shutdown. Sessions are never logged out by it.",
+    )
+    session_pairing_timeout_seconds: Seconds = Field(
+        default=180.0, description="How long a pairing stays open, in seconds."
+    )
+    session_first_login_timeout_seconds: Seconds = Field(
+        default=60.0, description="How long the first login after a pairing may take, in seconds."
+    )
+    session_logout_timeout_seconds: Seconds = Field(
+        default=15.0, description="How long a logout waits for WhatsApp, in seconds."
+    )
+    session_storage_retry_seconds: Seconds = Field(
+        default=60.0, description="Pause before a start is tried again on a bad disk, in seconds."
+    )
+
+    # --- engines ---
+    engine_max_starts: int = Field(
+        default=500, ge=1, description="An engine is replaced after so many starts."
+    )
+    engine_max_descriptors: int = Field(
+        default=2_000, ge=100, description="An engine is replaced above so many descriptors."
+    )
+    engine_max_memory_mb: int = Field(
+        default=400, ge=80, description="An engine is replaced above so much memory, in MB."
+    )
+    engine_abandoned_grace_seconds: Seconds = Field(
+        default=45.0,
+        description="How long a client that cannot be stopped may linger, in seconds.",
+    )
+    engine_heartbeat_timeout_seconds: Seconds = Field(
+        default=15.0, description="An engine silent for so long is killed, in seconds."
+    )
+    start_gate_max_ms: int = Field(
+        default=50, ge=1, le=5_000, description="Longest hold of the start gate, in ms."
+    )
+    pairing_engines_max: int = Field(
+        default=10, ge=1, le=100, description="Pairings open at the same time; others wait."
+    )
+    whatsapp_device_name: str = Field(
+        default="CRM WhatsApp",
+        min_length=1,
+        max_length=50,
+        description="Name shown on the phone under Linked devices.",
+    )
+
+    # --- jobs ---
+    keepalive_interval_seconds: Seconds = Field(
+        default=900.0, description="Round trip to WhatsApp for each session, every so often."
+    )
+    keepalive_probe_timeout_seconds: Seconds = Field(
+        default=10.0, description="Longest wait for that round trip, in seconds."
+    )
+    sync_interval_seconds: Seconds = Field(
+        default=300.0, description="Comparison of rows and runtime, every so often."
+    )
+    qr_expiry_interval_seconds: Seconds = Field(
+        default=60.0, description="Search for expired QR codes, every so often."
+    )
+    deadline_sweep_seconds: Seconds = Field(
+        default=0.5, description="Search for due retries and deadlines, every so often."
+    )
+    lease_ttl_seconds: float = Field(
+        default=60.0, gt=0, le=300, description="Life of a lease in the database, in seconds."
+    )
+    lease_renew_seconds: Seconds = Field(
+        default=15.0, description="Renewal of all leases, every so often."
+    )
+
+    # --- messages ---
+    send_connect_wait_seconds: Seconds = Field(
+        default=5.0, description="How long a send waits for a session to come back, in seconds."
+    )
+    send_ack_wait_seconds: Seconds = Field(
+        default=10.0, description="How long a send waits for WhatsApp's ack, in seconds."
+    )
+
+    # --- web ---
+    whatsapp_api_key: SecretStr | None = Field(
+        default=None,
+        description="The service key, 16 characters or more. Unset: one is made, kept in "
+        "SESSIONS_DIR/api-key.",
+    )
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 inside a container."
+    )
+    port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on.")
+    sse_max_streams: int = Field(
+        default=100, ge=0, le=2_000, description="Open event streams at most; sizes the threads."
+    )
+    dashboard_cookie_secure: bool = Field(
+        default=False, description="Send the dashboard's cookie over HTTPS only."
+    )
+    sandbox_phone_url: WebUrl | None = Field(
+        default=None, description="Demo only: the sandbox's phone page."
+    )
+
+    # --- operation ---
+    graceful_shutdown_timeout: int = Field(
+        default=10_000, ge=1_000, le=600_000, description="Time for a clean stop, in ms."
+    )
+    instance_mode: Literal["single"] = Field(
+        default="single", description="One pod a SESSIONS_DIR; other modes are not available yet."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="json, console, or auto: console on a terminal only."
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_format", "instance_mode", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("whatsapp_api_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have 16 characters or more")
+        return value
+
+    @field_validator("sessions_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if not value.is_absolute():
+            raise ValueError("must be an absolute path, such as /var/lib/crm-whatsapp")
+        if any(character in str(value) for character in "?#%\0"):
+            raise ValueError("must not contain ?, # or %: neonize reads it as part of a URI")
+        return value
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: one line that names the variable and says what is wrong with it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_one_line(error)) from error
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        name = "_".join(str(part) for part in item["loc"][:1]).upper()
+        if item["type"] == "missing":
+            problems.append(f"{name} is not set")
+        else:
+            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(problems)
+
+
+def check_sessions_dir(path: Path) -> None:
+    """Make the folder if need be, and prove that it can be written.
+
+    Raises:
+        ConfigurationError: naming SESSIONS_DIR and the reason.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(prefix=".write-test-", dir=path)
+        try:
+            os.write(handle, b"x")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+            Path(probe).unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"SESSIONS_DIR: {path} cannot be written ({error.strerror or error})"
+        ) from error

@@ -1,0 +1,104 @@
+"""The APScheduler jobs and how each of them fares."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from crm_whatsapp.domain.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row of the table: a name, how often, and what."""
+
+    name: str
+    interval_seconds: float
+    function: Callable[[], object]
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """How a job has fared since start."""
+
+    runs: int = 0
+    failures: int = 0
+    failures_in_a_row: int = 0
+    last_error: str | None = None
+    last_run_at: datetime | None = None
+
+
+class JobBoard:
+    """Runs the table. A failing job is logged and counted, and runs again at its next time."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._lock = threading.Lock()
+        self._records: dict[str, JobRecord] = {}
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(8)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def add(self, job: Job) -> None:
+        """Add a row; before `start` only."""
+        self._jobs.append(job)
+        self._records[job.name] = JobRecord()
+
+    def start(self) -> None:
+        """Begin to run the table; first runs come one interval after this."""
+        for job in self._jobs:
+            self._scheduler.add_job(
+                self.run,
+                "interval",
+                args=[job],
+                seconds=job.interval_seconds,
+                id=job.name,
+                name=job.name,
+            )
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Start no job any more; a running one is not waited for."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def run(self, job: Job) -> None:
+        """Run one job now and note the outcome."""
+        error: str | None = None
+        try:
+            job.function()
+        except StoreUnavailable as reason:
+            error = reason.message
+            log.warning("a job could not reach the database", job=job.name, detail=error)
+        except Exception as reason:
+            error = f"{type(reason).__name__}: {reason}"
+            log.exception("a job failed", job=job.name)
+        with self._lock:
+            record = self._records[job.name]
+            record.runs += 1
+            record.last_run_at = datetime.now(UTC)
+            record.last_error = error
+            record.failures += error is not None
+            record.failures_in_a_row = record.failures_in_a_row + 1 if error else 0
+
+    def records(self) -> dict[str, JobRecord]:
+        """Return a copy of the records, by job name."""
+        with self._lock:
+            return {
+                name: JobRecord(
+                    runs=record.runs,
+                    failures=record.failures,
+                    failures_in_a_row=record.failures_in_a_row,
+                    last_error=record.last_error,
+                    last_run_at=record.last_run_at,
+                )
+                for name, record in self._records.items()
+            }

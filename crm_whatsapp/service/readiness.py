@@ -1,0 +1,223 @@
+"""Whether the service can do its work, check by check."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from crm_whatsapp.domain.engines import EngineFleet
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError
+from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders, StateJournal
+from crm_whatsapp.service.reconciliation import Reconciliation
+from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.session_manager import SessionManager
+from crm_whatsapp.service.startup_restore import StartupRestore
+from crm_whatsapp.service.write_behind import WriteBehind
+
+
+class JobFigures(Protocol):
+    """What readiness wants to know of a job."""
+
+    runs: int
+    failures: int
+    failures_in_a_row: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadinessCheck:
+    """One check: ok or not, a sentence, and figures."""
+
+    name: str
+    ok: bool
+    detail: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadinessReport:
+    """ready: it can serve. degraded: it serves, and something needs the operator."""
+
+    ready: bool
+    degraded: bool
+    checks: list[ReadinessCheck]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What readiness looks at."""
+
+    manager: SessionManager
+    fleet: EngineFleet
+    store: ConnectionStore
+    journal: StateJournal
+    recorder: Recorder
+    folders: SessionFolders
+    write_behind: WriteBehind
+    restore: StartupRestore
+    reconciliation: Reconciliation
+    jobs: Callable[[], Mapping[str, JobFigures]]
+    expected_schema: int
+
+
+class Readiness:
+    """Answers from memory; only the storage check touches the disk."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._seen = observed
+        self._lock = threading.Lock()
+        self._schema: int | None = None
+        self._schema_problem: str | None = None
+
+    def check_schema(self) -> None:
+        """Ask the database which migration it has; run by a job.
+
+        Raises:
+            StoreUnavailable: it cannot be asked now.
+        """
+        try:
+            version = self._seen.store.schema_version()
+            problem = None
+        except CrmWhatsappError as error:
+            if not error.permanent:
+                raise
+            version, problem = 0, error.message
+        with self._lock:
+            self._schema, self._schema_problem = version, problem
+
+    def report(self) -> ReadinessReport:
+        """Return every check. Not ready only when the sessions cannot be kept at all."""
+        storage = self._storage()
+        checks = [
+            storage,
+            self._database(),
+            self._journal(),
+            self._engines(),
+            self._jobs(),
+            self._restore(),
+            self._sync(),
+        ]
+        return ReadinessReport(
+            ready=storage.ok,
+            degraded=any(not check.ok for check in checks),
+            checks=checks,
+        )
+
+    def _storage(self) -> ReadinessCheck:
+        try:
+            self._seen.folders.check_writable()
+        except StorageError as error:
+            return ReadinessCheck(name="storage", ok=False, detail=error.message)
+        return ReadinessCheck(name="storage", ok=True, detail="SESSIONS_DIR can be written")
+
+    def _database(self) -> ReadinessCheck:
+        expected = self._seen.expected_schema
+        with self._lock:
+            schema, refusal = self._schema, self._schema_problem
+        problem = refusal or self._seen.write_behind.problem
+        if problem is None and schema is not None and schema < expected:
+            problem = (
+                f"migrated to {schema}, this release needs {expected}: "
+                "run python -m crm_whatsapp migrate"
+            )
+        return ReadinessCheck(
+            name="database",
+            ok=problem is None,
+            detail=problem or "reachable",
+            data={"schema": schema, "expected_schema": expected},
+        )
+
+    def _journal(self) -> ReadinessCheck:
+        pending = self._seen.journal.pending_count()
+        held = self._seen.recorder.held_count
+        refused = self._seen.write_behind.refused
+        ok = held == 0 and refused == 0
+        detail = "every change is on disk" if held == 0 else f"{held} changes only in memory"
+        if refused:
+            detail += f"; the database refused {refused}"
+        return ReadinessCheck(
+            name="journal",
+            ok=ok,
+            detail=detail,
+            data={
+                "pending": pending,
+                "held_in_memory": held,
+                "sent": self._seen.write_behind.sent,
+                "refused": refused,
+            },
+        )
+
+    def _engines(self) -> ReadinessCheck:
+        engines = self._seen.fleet.health()
+        down = [item for item in engines if not item.alive and not item.retiring]
+        return ReadinessCheck(
+            name="engines",
+            ok=not down,
+            detail=f"{len(engines) - len(down)} of {len(engines)} running",
+            data={
+                "engines": [
+                    {
+                        "name": item.name,
+                        "role": item.role.value,
+                        "pid": item.pid,
+                        "alive": item.alive,
+                        "retiring": item.retiring,
+                        "sessions": item.sessions,
+                        "abandoned": item.abandoned,
+                        "starts": item.starts,
+                        "deaths": item.deaths,
+                        "open_descriptors": item.open_descriptors,
+                        "memory_mb": round(item.memory_mb, 1),
+                        "heartbeat_age_seconds": round(item.heartbeat_age_seconds, 1),
+                        "retry_in_seconds": item.retry_in_seconds,
+                    }
+                    for item in engines
+                ]
+            },
+        )
+
+    def _jobs(self) -> ReadinessCheck:
+        records = self._seen.jobs()
+        failing = [name for name, record in records.items() if record.failures_in_a_row]
+        return ReadinessCheck(
+            name="jobs",
+            ok=not failing,
+            detail="failing: " + ", ".join(failing) if failing else "all jobs run",
+            data={
+                name: {
+                    "runs": record.runs,
+                    "failures": record.failures,
+                    "failures_in_a_row": record.failures_in_a_row,
+                    "last_error": record.last_error,
+                }
+                for name, record in records.items()
+            },
+        )
+
+    def _restore(self) -> ReadinessCheck:
+        progress = self._seen.restore.progress
+        by_status = Counter(item.status.value for item in self._seen.manager.connections())
+        state = "finished" if progress.finished else "under way"
+        return ReadinessCheck(
+            name="restore",
+            ok=True,
+            detail=f"{state}: {progress.restored} restored, {progress.failed} failed "
+            f"of {progress.total}",
+            data={
+                "finished": progress.finished,
+                "total": progress.total,
+                "restored": progress.restored,
+                "failed": progress.failed,
+                "sessions_by_status": dict(by_status),
+            },
+        )
+
+    def _sync(self) -> ReadinessCheck:
+        counts = self._seen.reconciliation.mismatches
+        return ReadinessCheck(
+            name="sync",
+            ok=True,
+            detail="rows and runtime are compared regularly",
+            data={kind.value: count for kind, count in counts.items()},
+        )

@@ -1,0 +1,41 @@
+"""gunicorn's configuration; everything that varies comes from the environment (.env.example)."""
+
+import math
+from typing import Any
+
+from crm_whatsapp import serving
+
+_settings = serving.settings_or_refusal()
+_grace_seconds = math.ceil(_settings.graceful_shutdown_timeout / 1000)
+
+bind = f"{_settings.host}:{_settings.port}"
+worker_class = "gthread"
+workers = 1
+# Open event streams and waiting sends must never starve a status poll.
+threads = _settings.sse_max_streams + 40
+worker_connections = 2 * threads + 200
+keepalive = 75
+timeout = 60
+graceful_timeout = _grace_seconds + 2
+max_requests = 0
+preload_app = False
+control_socket_disable = True
+limit_request_line = 8190
+accesslog = None
+errorlog = "-"
+loglevel = _settings.log_level.lower()
+
+
+def on_starting(server: Any) -> None:
+    """In the master, before anything listens."""
+    serving.prepare_master(server, _settings)
+
+
+def post_worker_init(worker: Any) -> None:
+    """In the worker, once the app is loaded."""
+    serving.begin_work(worker, _settings)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """In the worker, last."""
+    serving.end_work(worker)
