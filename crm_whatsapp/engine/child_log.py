@@ -10,7 +10,7 @@ _LONG_NUMBER = re.compile(r"\d{6,}")
 _QR_TEXT = re.compile(r"https://wa\.me/settings/linked_devices\S*|\b2@\S{20,}")
 _STANZA_LOGGERS = ("whatsmeow.Client.Send", "whatsmeow.Client.Recv", "whatsmeow.Client.QRChannel")
 _TALKATIVE = ("neonize.utils.ffmpeg", "whatsmeow.Client.Socket")
-"""They warn of what is normal here: no ffmpeg, and a socket that closes when it is closed."""
+"""They complain of what is normal here: no ffmpeg, and each end of a socket."""
 _MAX_CHARACTERS = 2000
 
 
@@ -58,5 +58,5 @@ def set_level(level_name: str) -> int:
     logging.getLogger().setLevel(level)
     if level > logging.DEBUG:
         for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     return level
