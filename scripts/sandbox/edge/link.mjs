@@ -5,6 +5,7 @@ import { decode, encode, node, nowSeconds } from './stanza.mjs'
 
 const HEADER_BYTES = 4
 const CLOSE_GRACE_MS = 2000
+const HANDLING_MS = 50
 
 export class Link {
   /**
@@ -90,11 +91,22 @@ export class Link {
     if (this.open) this.#write(this.noise.encrypt(encode(stanza)))
   }
 
-  /** Send a last node and close the line behind it. */
-  finish(stanza) {
+  /**
+   * Send a last node and close the line behind it. The client must have taken the node in
+   * before it sees the end of the line, or it never handles it: it answers a ping, and gets a
+   * moment more. With a patience it is left to the client to close for so long.
+   */
+  finish(stanza, patienceMs = HANDLING_MS) {
     this.send(stanza)
     if (this.open) this.phase = 'closing'
-    this.outbound.push(() => this.#hangUp())
+    this.outbound.push(() => {
+      if (!this.frozen && this.websocket.readyState === 1) this.websocket.ping()
+      const giveUp = setTimeout(() => this.#hangUp(), CLOSE_GRACE_MS)
+      this.websocket.once('pong', () => {
+        clearTimeout(giveUp)
+        setTimeout(() => this.#hangUp(), patienceMs)
+      })
+    })
   }
 
   close() {

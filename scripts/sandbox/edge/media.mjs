@@ -50,7 +50,8 @@ export class MediaStore {
   put(blob) {
     const token = sha256(blob).toString('base64url')
     fs.writeFileSync(this.#file(token), blob)
-    return { token, directPath: `/v/${token}` }
+    // Clients append "&hash=..." to it, so it has a query already.
+    return { token, directPath: `/v/${token}?ccb=11-4` }
   }
 
   /** The HTTP side: POST /mms/<type>/<token> stores, GET /v/<token> delivers. */

@@ -11,6 +11,7 @@ const FIRST_REF_SECONDS = 60
 const NEXT_REF_SECONDS = 20
 const ALL_REFS_SECONDS = FIRST_REF_SECONDS + (REFS - 1) * NEXT_REF_SECONDS
 const CONFIRM_SECONDS = 30
+const CLIENT_CLOSES_MS = 2000 // a client closes by itself when it is told to come back
 const ACCOUNT_PREFIX = Buffer.from([6, 0])
 const DEVICE_PREFIX = Buffer.from([6, 1])
 
@@ -163,7 +164,7 @@ export class Pairing {
     this.edge.accounts.flush() // what is reported now survives a kill
     this.edge.trace.add('paired', { link: link.id, jid: device.jid, lid: device.lid })
     confirmed.resolve({ jid: device.jid, lid: device.lid, number: phone.number })
-    return link.finish(node('stream:error', { code: 515 }))
+    return link.finish(node('stream:error', { code: 515 }), CLIENT_CLOSES_MS)
   }
 
   /** Make a device that is linked already, with all the secrets its client would hold. */
