@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "guard":
             sub.add_argument("marker")
+            sub.add_argument("owner", type=int)
     return parser
 
 

@@ -46,9 +46,9 @@ class Gateway:
         command = [str(find_node()), str(PROGRAM), str(self.config_path)]
         return spawn(self.component, command, environment={})
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, child: subprocess.Popen[bytes]) -> None:
         """Wait until connections are accepted."""
-        wait_until(self._listens, self.component)
+        wait_until(self._listens, self.component, child)
 
     def _listens(self) -> bool:
         try:

@@ -104,7 +104,7 @@ class PostgresServer:
             group=account.group,
         )
         try:
-            wait_until(self._accepts_connections, self.component)
+            wait_until(self._accepts_connections, self.component, child)
             self._ensure_roles()
         except BaseException:
             end(self.component, child)

@@ -53,9 +53,9 @@ class PostgrestServer:
         write_private(self.config_path, "\n".join(lines) + "\n")
         return spawn(self.component, [str(ensure_binary()), str(self.config_path)], environment={})
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, child: subprocess.Popen[bytes]) -> None:
         """Wait until requests are served with a loaded schema cache."""
-        wait_until(self._ready, self.component)
+        wait_until(self._ready, self.component, child)
 
     def _ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)

@@ -97,17 +97,20 @@ def end(
 
 
 def wait_until(
-    ready: Callable[[], bool], component: Component, *, deadline_seconds: float = 30
+    ready: Callable[[], bool],
+    component: Component,
+    child: subprocess.Popen[bytes],
+    *,
+    deadline_seconds: float = 30,
 ) -> None:
-    """Wait until a component answers.
+    """Wait until a component that was just started answers.
 
     Raises:
         StackError: it ended or did not answer in time; the message holds the end of its log.
     """
     deadline = time.monotonic() + deadline_seconds
-    process = find_process(component)
     while not ready():
-        if process is None or not is_alive(process):
+        if child.poll() is not None:
             raise StackError(f"{component.name} ended while starting.\n{_log_tail(component)}")
         if time.monotonic() > deadline:
             raise StackError(

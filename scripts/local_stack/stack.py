@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+
+import psutil
 
 from crm_whatsapp.stores.migrator import apply_migrations
 from local_stack.gateway import Gateway
@@ -110,8 +113,8 @@ class LocalSupabase:
 
     def start_postgrest(self) -> None:
         """Bring PostgREST back on the same port and wait until it serves."""
-        self._children["postgrest"] = self._postgrest.start()
-        self._postgrest.wait_ready()
+        self._children["postgrest"] = child = self._postgrest.start()
+        self._postgrest.wait_ready(child)
 
     def freeze_postgrest(self) -> None:
         """Let every request hang until `thaw_postgrest`, as behind a dead network link."""
@@ -197,8 +200,8 @@ class LocalSupabase:
         apply_migrations(self.db_url, migrations)
         self._children["postgrest"] = self._postgrest.start()
         self._children["gateway"] = self._gateway.start()
-        self._postgrest.wait_ready()
-        self._gateway.wait_ready()
+        self._postgrest.wait_ready(self._children["postgrest"])
+        self._gateway.wait_ready(self._children["gateway"])
 
     def _end_all(self) -> bool:
         if self._guard is not None:
@@ -215,7 +218,7 @@ class LocalSupabase:
         """Start what ends the stack when the pipe from this process closes."""
         command = [sys.executable, str(COMMAND), "guard", "--dir", str(self.folder)]
         self._guard = subprocess.Popen(
-            [*command, _guard_of(self.folder).marker],
+            [*command, _guard_of(self.folder).marker, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -273,16 +276,26 @@ def _wait_for_former_owner(folder: Path) -> None:
     """Wait for the guard of an owner that died to finish its work.
 
     Raises:
-        StackError: the guard stays, so the owner lives.
+        StackError: the owner lives, so the directory is not ours.
     """
-    deadline = time.monotonic() + OWNER_WAIT_SECONDS
     guard = find_process(_guard_of(folder))
-    if guard is None:
-        return
-    while is_alive(guard):
+    deadline = time.monotonic() + OWNER_WAIT_SECONDS
+    while guard is not None and is_alive(guard):
+        owner = _living_owner(guard)
+        if owner is not None:
+            raise StackError(f"{folder} is in use by process {owner}.")
         if time.monotonic() > deadline:
-            raise StackError(f"{folder} is in use by another process (its guard: {guard.pid}).")
+            raise StackError(f"The guard of {folder} (pid {guard.pid}) does not finish.")
         time.sleep(POLL_SECONDS)
+
+
+def _living_owner(guard: psutil.Process) -> int | None:
+    """Return who started a guard, unless that process is gone and the guard was inherited."""
+    try:
+        owner = int(guard.cmdline()[-1])
+        return owner if guard.ppid() == owner else None
+    except (psutil.NoSuchProcess, IndexError):
+        return None
 
 
 @contextmanager
