@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,11 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from crm_whatsapp.domain.folders import Credentials
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
-from sandbox.seed_stores import create_devices, write_store
+from saved_sessions import seed_saved_sessions
 from service_process import API, DIRECT, ServiceProcess, wait_for
 
 TABLES = (
@@ -164,28 +162,9 @@ class Deployment:
 
     def seed(self, count: int, *, creds: bool = True) -> dict[str, str]:
         """Write saved sessions, as an earlier run would have left them: company id -> jid."""
-        folders = self.folders
-        folders.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folders.prepare_root()
-        seeded: dict[str, str] = {}
-        for device in create_devices(self.phones.url, count):
-            company_id = str(uuid.uuid4())
-            folders.prepare(company_id)
-            write_store(folders.store_path(company_id), device)
-            if creds:
-                folders.write_credentials(
-                    Credentials(
-                        company_id=company_id,
-                        jid=device["jid"],
-                        lid=device["lid"],
-                        push_name=device.get("push_name"),
-                        platform=device.get("platform"),
-                        paired_at=datetime.now(UTC),
-                        epoch=0,
-                    )
-                )
-            seeded[company_id] = device["jid"]
-        return seeded
+        return seed_saved_sessions(
+            self.phones.url, self.sessions_dir, count, with_credentials=creds
+        )
 
     def pair(self, company_id: str, number: str | None = None) -> str:
         """Connect a company by QR, as the clerk does; return the device's jid."""
