@@ -38,6 +38,7 @@ _KEY_LENGTHS = {
     "adv_device_sig": 64,
 }
 _QUIET_READS = 3
+_SMALLEST_DATABASE = 512
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DISK = frozenset(
     {
@@ -100,6 +101,8 @@ def _read(path: Path, quick_check: bool, busy_timeout_seconds: float) -> DeviceR
         before = path.lstat()
         if not is_plain(before):
             raise StoreCorrupt(f"{FILE_NAME} is not a regular file")
+        if 0 < before.st_size < _SMALLEST_DATABASE:
+            raise StoreCorrupt(f"{FILE_NAME} is cut off")
         if _may_be_open(path):
             break
         try:
@@ -144,13 +147,27 @@ def _query(path: Path, mode: str, quick_check: bool, busy_timeout: float) -> Dev
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=busy_timeout)) as db:
             db.text_factory = bytes
+            _check_size(db, path, at_rest="immutable" in mode)
             if quick_check:
                 _check_pages(db)
             return _one_row(db)
     except sqlite3.Error as exc:
         raise _translated(exc) from exc
-    except (OverflowError, MemoryError) as exc:
-        raise StoreCorrupt(f"{FILE_NAME} holds absurd values") from exc
+    except (
+        UnicodeDecodeError,
+        OverflowError,
+        MemoryError,
+    ) as exc:  # names or sizes made of rubbish
+        raise StoreCorrupt(f"{FILE_NAME} is damaged") from exc
+
+
+def _check_size(db: sqlite3.Connection, path: Path, *, at_rest: bool) -> None:
+    """Refuse a file that was cut off: quick_check reads what is missing as zeros and passes it."""
+    page_size = int(db.execute("pragma page_size").fetchone()[0])
+    pages = int(db.execute("pragma page_count").fetchone()[0])
+    size = path.lstat().st_size
+    if size % page_size or (at_rest and size < pages * page_size):
+        raise StoreCorrupt(f"{FILE_NAME} is cut off")
 
 
 def _check_pages(db: sqlite3.Connection) -> None:

@@ -95,6 +95,9 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
         if _is_damage(exc, path):
             raise JournalDamaged(str(exc)) from exc
         raise StorageError(f"The state journal {path} cannot be used: {exc}.") from exc
+    except UnicodeDecodeError as exc:  # a damaged name in the schema
+        db.close()
+        raise JournalDamaged("its schema is damaged") from exc
     except OSError as exc:
         db.close()
         raise StorageError(f"The state journal {path} cannot be used: {exc.strerror}.") from exc
