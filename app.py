@@ -1,5 +1,5 @@
 """The WSGI entry point: `gunicorn -c gunicorn.conf.py app:app`."""
 
-from crm_whatsapp.serving import wsgi_app
+from crm_whatsapp.gunicorn_worker import wsgi_app
 
 app = wsgi_app()

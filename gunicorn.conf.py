@@ -1,11 +1,12 @@
 """gunicorn's configuration; everything that varies comes from the environment (.env.example)."""
 
 import math
+import os
 from typing import Any
 
-from crm_whatsapp import serving
+from crm_whatsapp import gunicorn_master
 
-_settings = serving.settings_or_refusal()
+_settings = gunicorn_master.settings_or_refusal()
 _grace_seconds = math.ceil(_settings.graceful_shutdown_timeout / 1000)
 
 bind = f"{_settings.host}:{_settings.port}"
@@ -28,14 +29,19 @@ loglevel = _settings.log_level.lower()
 
 def on_starting(server: Any) -> None:
     """In the master, before anything listens."""
-    serving.prepare_master(server, _settings)
+    gunicorn_master.prepare_master(server, _settings)
 
 
 def post_worker_init(worker: Any) -> None:
     """In the worker, once the app is loaded."""
-    serving.begin_work(worker, _settings)
+    from crm_whatsapp import gunicorn_worker
+
+    gunicorn_worker.begin_work(worker, _settings)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """In the worker, last."""
-    serving.end_work(worker)
+    if worker.pid == os.getpid():
+        from crm_whatsapp import gunicorn_worker
+
+        gunicorn_worker.end_work(worker)

@@ -133,10 +133,10 @@ class ServiceProcess:
         )
         try:
             with DIRECT.open(request, timeout=timeout_seconds) as response:
-                return Answer(response.status, response.headers, response.read())
+                return Answer(response.status, dict(response.headers), response.read())
         except urllib.error.HTTPError as refusal:
             with refusal:
-                return Answer(refusal.code, refusal.headers, refusal.read())
+                return Answer(refusal.code, dict(refusal.headers), refusal.read())
 
     def status(self, company_id: str) -> dict[str, Any]:
         """Poll the status, as the CRM does on page refresh."""

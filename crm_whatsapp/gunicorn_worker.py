@@ -1,8 +1,7 @@
-"""gunicorn's side: what happens in the master, and when a worker begins and ends.
+"""gunicorn's worker: makes the app, starts the service in it and ends it.
 
-Source: gunicorn 27, arbiter.py and workers/gthread.py. The master runs `on_starting` before it
-forks; in the worker the app is loaded first, then `post_worker_init` is called, and `worker_exit`
-last, whatever ended the worker but SIGKILL.
+Source: gunicorn 27, arbiter.py and workers/gthread.py. In the worker the app is loaded first,
+then `post_worker_init` is called, and `worker_exit` last, whatever ended the worker but SIGKILL.
 """
 
 import hashlib
@@ -10,31 +9,23 @@ import hmac
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
-import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
 from crm_whatsapp.bootstrap import RunningService
-from crm_whatsapp.config import Settings, check_sessions_dir, load_settings
-from crm_whatsapp.domain.errors import CrmWhatsappError
+from crm_whatsapp.config import Settings
+from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
-from crm_whatsapp.sessions.directory_lock import DirectoryLock
 from crm_whatsapp.sessions.owner_id import load_owner_id
-from crm_whatsapp.sessions.service_key import load_service_key
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import ApiKeyAuthenticator, hash_api_key
 
-log = structlog.get_logger(__name__)
-
 _EXTENSION = "crm_whatsapp.running_service"
-_ORPHAN_GRACE_SECONDS = 5.0
 
 
 class GunicornWorker(Protocol):
@@ -48,54 +39,10 @@ class GunicornWorker(Protocol):
         """Stop accepting and finish what is open."""
 
 
-def refuse(error: CrmWhatsappError) -> None:
-    """End the process with one clear line."""
-    sys.stderr.write(f"crm_whatsapp: {error.message}\n")
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def settings_or_refusal() -> Settings:
-    """Return the settings, or end the process with the line that says what is wrong."""
-    try:
-        return load_settings()
-    except CrmWhatsappError as error:
-        refuse(error)
-        raise
-
-
-def prepare_master(server: Any, settings: Settings) -> None:
-    """Check what would make the worker fail, and take the lock on SESSIONS_DIR."""
-    configure_logging(level=settings.log_level, style=settings.log_format)
-    try:
-        if server.cfg.workers != 1:
-            raise CrmWhatsappError(
-                f"one worker runs all sessions of a SESSIONS_DIR, not {server.cfg.workers}: "
-                "remove --workers and WEB_CONCURRENCY, and run more pods for more load"
-            )
-        check_sessions_dir(settings.sessions_dir)
-        grace = settings.graceful_shutdown_timeout / 1000 + _ORPHAN_GRACE_SECONDS
-        server.crm_directory_lock = DirectoryLock.acquire(settings.sessions_dir, grace)
-        _, path, made = _service_key(settings)
-    except CrmWhatsappError as error:
-        refuse(error)
-        return
-    if path is not None:
-        verb = "was made and written to" if made else "is in"
-        log.info(f"WHATSAPP_API_KEY is not set: the service key {verb} {path}")
-
-
-def _service_key(settings: Settings) -> tuple[str, Path | None, bool]:
-    if settings.whatsapp_api_key is not None:
-        return settings.whatsapp_api_key.get_secret_value(), None, False
-    found = load_service_key(settings.sessions_dir)
-    return found.key, found.path, found.made
-
-
 def wsgi_app() -> Flask:
     """Make the app with its service; nothing is started before `begin_work`."""
     settings = settings_or_refusal()
-    key, _, _ = _service_key(settings)
+    key, _, _ = service_key(settings)
     service = RunningService(settings)
     authenticator = ApiKeyAuthenticator([hash_api_key(key)])
 

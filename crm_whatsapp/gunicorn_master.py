@@ -1,0 +1,63 @@
+"""gunicorn's master: checks what would make the worker fail, and holds the lock on SESSIONS_DIR.
+
+The master lives as long as the service and does nothing more, so this loads neither Flask nor
+the database client.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from crm_whatsapp.config import Settings, check_sessions_dir, load_settings
+from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
+from crm_whatsapp.sessions.directory_lock import DirectoryLock
+from crm_whatsapp.sessions.service_key import load_service_key
+
+_ORPHAN_GRACE_SECONDS = 5.0
+
+
+def refuse(error: CrmWhatsappError) -> NoReturn:
+    """End the process with one clear line."""
+    sys.stderr.write(f"crm_whatsapp: {error.message}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def settings_or_refusal() -> Settings:
+    """Return the settings, or end the process with the line that says what is wrong."""
+    try:
+        return load_settings()
+    except CrmWhatsappError as error:
+        refuse(error)
+
+
+def service_key(settings: Settings) -> tuple[str, Path | None, bool]:
+    """Return the key, where it is kept, and whether it was made just now.
+
+    Raises:
+        StorageError: SESSIONS_DIR refuses.
+    """
+    if settings.whatsapp_api_key is not None:
+        return settings.whatsapp_api_key.get_secret_value(), None, False
+    found = load_service_key(settings.sessions_dir)
+    return found.key, found.path, found.made
+
+
+def prepare_master(server: Any, settings: Settings) -> None:
+    """Check what would make the worker fail, and take the lock on SESSIONS_DIR."""
+    try:
+        if server.cfg.workers != 1:
+            raise ConfigurationError(
+                f"one worker runs all sessions of a SESSIONS_DIR, not {server.cfg.workers}: "
+                "remove --workers and WEB_CONCURRENCY, and run more pods for more load"
+            )
+        check_sessions_dir(settings.sessions_dir)
+        grace = settings.graceful_shutdown_timeout / 1000 + _ORPHAN_GRACE_SECONDS
+        server.crm_directory_lock = DirectoryLock.acquire(settings.sessions_dir, grace)
+        _, path, made = service_key(settings)
+    except CrmWhatsappError as error:
+        refuse(error)
+    if path is not None:
+        verb = "was made and written to" if made else "is in"
+        server.log.info("WHATSAPP_API_KEY is not set: the service key %s %s", verb, path)
