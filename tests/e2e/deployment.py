@@ -73,6 +73,18 @@ class SandboxAdmin:
             for device in phone["devices"]
         )
 
+    def events(self, after: int = 0, **wanted: Any) -> list[dict[str, Any]]:
+        """Return the trace events after `after` that have these values, oldest first."""
+        return [
+            event
+            for event in self.call(f"events?after={after}&timeout=0")
+            if all(event.get(name) == value for name, value in wanted.items())
+        ]
+
+    def fail_logins(self, jid: str, reason: int, *, count: int = -1, **more: int) -> None:
+        """Refuse the next logins of a device, all of them unless a count is given; 0 ends it."""
+        self.call("fail-logins", {"jid": jid, "reason": reason, "count": count, **more})
+
     def last_event(self) -> int:
         """Return the sequence number of the newest trace event."""
         events = self.call("events?after=0&timeout=0")
@@ -145,6 +157,16 @@ class Deployment:
     def start(self, **settings: str) -> ServiceProcess:
         """Start a service and wait until it answers."""
         return self.new_service(**settings).start()
+
+    def engines(self) -> list[dict[str, Any]]:
+        """Return the engines as /readyz tells of them."""
+        checks = {check["name"]: check for check in self.service.readiness()["checks"]}
+        engines: list[dict[str, Any]] = checks["engines"]["engines"]
+        return engines
+
+    def engine_deaths(self) -> list[str]:
+        """Return the log lines of engines that ended unasked."""
+        return [line for line in self.log().splitlines() if "engine_died" in line]
 
     def end(self) -> None:
         """End everything the test has started."""
