@@ -1,9 +1,9 @@
 // The list of companies.
 
-import { get } from "./api.js";
+import { get, serverNow } from "./api.js";
 import { Poller } from "./poller.js";
 import { recentCompanies, remember } from "./recent.js";
-import { badge, headline, isPassing, moment, phone } from "./words.js";
+import { ago, badge, headline, isPassing, moment, phone } from "./words.js";
 
 const FAST_MS = 2000;
 const SLOW_MS = 10000;
@@ -36,10 +36,13 @@ function makeRow(companyId) {
 function fillRow(item, status) {
   badge(item.querySelector(".badge"), status.status);
   item.querySelector("strong").textContent = status.push_name ?? "Company";
-  item.querySelector(".phone").textContent = phone(status.phone_number);
-  item.querySelector(".when").textContent = status.last_connected_at
-    ? `Last connected ${moment(status.last_connected_at)}`
+  item.querySelector(".phone").textContent = status.phone_number ? phone(status.phone_number) : "";
+  const when = item.querySelector(".when");
+  const what = status.is_connected ? "Connected" : "Last connected";
+  when.textContent = status.last_connected_at
+    ? `${what} ${ago(status.last_connected_at, serverNow())}`
     : "";
+  when.title = status.last_connected_at ? moment(status.last_connected_at) : "";
   item.querySelector(".todo").textContent = status.is_connected ? "" : headline(status);
 }
 

@@ -44,6 +44,11 @@ function setText(id, text) {
   if (byId(id).textContent !== text) byId(id).textContent = text; // else a reader says it again
 }
 
+function setFact(id, text) {
+  setText(id, text ?? "");
+  byId(id).parentElement.hidden = !text;
+}
+
 function show(status) {
   const focused = document.activeElement;
   current = status;
@@ -51,22 +56,29 @@ function show(status) {
   setText("headline", headline(status));
   setText("guidance", guidance(status));
   setText("name", status.push_name ?? "Company");
-  setText("phone", phone(status.phone_number));
-  setText("push-name", status.push_name ?? "–");
-  setText("last-connected", status.is_connected ? `Now, since ${moment(status.last_connected_at)}` : moment(status.last_connected_at));
+  const since = moment(status.last_connected_at);
+  setFact("phone", status.phone_number && phone(status.phone_number));
+  setFact("push-name", status.push_name);
+  setFact(
+    "last-connected",
+    status.last_connected_at && (status.is_connected ? `Now, since ${since}` : since),
+  );
   setText("message", status.message);
   setText("reason", status.reason);
   document.title = `${byId("badge").textContent}: ${byId("name").textContent} · WhatsApp sessions`;
   showRetry();
   showControls(status);
   scanPanel.follow(status);
-  // The control that was just used may be gone: keep keyboard users where the news is.
+  // The control with the focus may be gone: keep keyboard users where the news is.
   if (focused !== document.body && !focused.checkVisibility()) byId("headline").focus();
 }
 
 function showControls(status) {
   const state = status.status;
-  const mayHaveSaved = !NOTHING_SAVED.includes(status.reason) && state !== "logged_out";
+  const mayHaveSaved =
+    !NOTHING_SAVED.includes(status.reason) &&
+    state !== "logged_out" &&
+    (state !== "disconnected" || Boolean(status.phone_number)); // a cancelled pairing has none
   const isDown = ["disconnected", "failed"].includes(state) && status.reason !== "logging-out";
   const isLinked = mayHaveSaved && state !== "awaiting_scan" && status.reason !== "finishing-pairing";
   byId("restore").hidden = !(isDown && mayHaveSaved) && !(state === "connecting" && status.retry_at);
@@ -74,6 +86,8 @@ function showControls(status) {
   byId("logout").hidden = !isLinked;
   byId("connect-panel").hidden = !(isDown || state === "logged_out");
   byId("fresh-field").hidden = !mayHaveSaved;
+  setText("connect-title", mayHaveSaved ? "Or link a phone again" : "Link a phone");
+  byId("connect").classList.toggle("primary", !mayHaveSaved);
   byId("test-panel").hidden = state !== "connected";
 }
 
@@ -88,7 +102,8 @@ function showRetry() {
 
 /** Run a command with its button disabled, then show the status it answered with. */
 async function command(button, run) {
-  button.disabled = true;
+  const hadFocus = document.activeElement === button;
+  button.disabled = true; // takes the focus away
   notify("");
   try {
     show(await run());
@@ -96,6 +111,9 @@ async function command(button, run) {
     notify(error.message);
   } finally {
     button.disabled = false;
+    if (hadFocus && document.activeElement === document.body) {
+      (button.checkVisibility() ? button : byId("headline")).focus();
+    }
     poller.now();
   }
 }
@@ -128,7 +146,7 @@ connectForm.addEventListener("submit", (event) => {
   const body = { company_id: companyId, method: method.value, fresh: fresh.checked };
   if (method.value === "pairing_code") body.phone_number = number.value.trim();
   showPhoneError("");
-  command(event.submitter ?? connectForm.querySelector("button"), async () => {
+  command(byId("connect"), async () => {
     try {
       const answer = await post("/connect", body);
       fresh.checked = false;

@@ -42,8 +42,9 @@ export class ScanPanel {
     if (!this.open || !this.code) return;
     const left = this.code.expiresAt - serverNow();
     byId("expiry-bar").value = Math.max(0, Math.min(1, left / this.code.lifetime));
+    const next = this.code.kind === "qr" ? " The next one appears by itself." : "";
     byId("expiry-text").textContent =
-      left > 0 ? `This code works for ${duration(left)} more. The next one appears by itself.` : "Getting the next code…";
+      left > 0 ? `This code works for ${duration(left)} more.${next}` : "Getting the next code…";
     if (left < AHEAD_MS) this.refresh();
   }
 
@@ -61,7 +62,7 @@ export class ScanPanel {
 
   async fetchCode() {
     const where = { company_id: this.companyId };
-    const kinds = this.code?.kind === "code" ? ["code", "qr"] : ["qr", "code"];
+    const kinds = this.code ? [this.code.kind] : ["qr", "code"];
     for (const kind of kinds) {
       try {
         const body =

@@ -41,7 +41,7 @@ const HEADLINES = {
 const TODO = {
   none: "Everything works. There is nothing to do.",
   connect: "Choose how to link the phone, then press Connect WhatsApp.",
-  scan: "Follow the steps beside the code.",
+  scan: "Follow the steps next to the code.",
   retry: "Press Reconnect to try again.",
   wait: "There is nothing to do. It continues by itself.",
   upgrade: "Tell whoever runs this service to install the newest version.",
@@ -53,7 +53,9 @@ export function headline(status) {
 }
 
 export function guidance(status) {
-  if (status.reason === "stopped") return "Press Reconnect to use the saved link. No new scan is needed.";
+  if (status.reason === "stopped" && status.phone_number) {
+    return "Press Reconnect to use the saved link. No new scan is needed.";
+  }
   if (status.user_action === "none" && !status.is_connected) return TODO.wait;
   return TODO[status.user_action] ?? "";
 }
@@ -71,12 +73,21 @@ export function isPassing(status) {
 }
 
 export function phone(number) {
-  return number ? `+${number.replace(/^\+/, "")}` : "–";
+  return `+${number.replace(/^\+/, "")}`;
 }
 
 export function moment(iso) {
   if (!iso) return "–";
   return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** How long ago, in the words of the reader's language. */
+export function ago(iso, nowMs) {
+  const minutes = Math.min(0, Math.round((Date.parse(iso) - nowMs) / 60000));
+  const words = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+  if (minutes > -60) return words.format(minutes, "minute");
+  if (minutes > -60 * 36) return words.format(Math.round(minutes / 60), "hour");
+  return words.format(Math.round(minutes / 1440), "day");
 }
 
 export function duration(ms) {
