@@ -184,13 +184,21 @@ class ServiceProcess:
         return took
 
     def kill(self) -> None:
-        """kill -9 of the whole tree, all at once."""
+        """kill -9 of the whole tree, all at once, and of what its death left behind."""
         if self.process is None:
             return
         tree = self.processes()
         kill_all(tree)
         self.process.wait(10)
         wait_for(lambda: not any(map(is_alive, tree)), 10.0)
+        kill_all(self.survivors())
+
+    def survivors(self) -> list[int]:
+        """Return what runs of the service, even when the master is gone: all of its session."""
+        if self.process is None:
+            return []
+        numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in numbers if _session_of(pid) == self.process.pid and is_alive(pid)]
 
     def log_tail(self, lines: int = 60) -> str:
         """Return the end of the log."""
@@ -237,6 +245,13 @@ def is_engine(pid: int) -> bool:
         return b"crm_whatsapp.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def is_alive(pid: int) -> bool:

@@ -65,6 +65,14 @@ class SandboxAdmin:
         counters: dict[str, int] = self.call("state")["counters"].get(jid, {})
         return counters
 
+    def is_linked(self, jid: str) -> bool:
+        """Tell whether the device is on its phone's list of linked devices."""
+        return any(
+            device["jid"] == jid
+            for phone in self.call("state")["phones"]
+            for device in phone["devices"]
+        )
+
     def open_connections(self) -> int:
         """Return how many devices are connected now."""
         return sum(
@@ -73,7 +81,7 @@ class SandboxAdmin:
             for device in phone["devices"]
         )
 
-    def events(self, after: int = 0, **wanted: Any) -> list[dict[str, Any]]:
+    def events(self, after: int, **wanted: Any) -> list[dict[str, Any]]:
         """Return the trace events after `after` that have these values, oldest first."""
         return [
             event
@@ -196,6 +204,47 @@ class Deployment:
         jid = self.phones.scan(self.qr(company_id), number)
         self.await_status(company_id, "connected")
         return jid
+
+    def pair_by_code(self, company_id: str, number: str) -> str:
+        """Connect a company by pairing code, typed into an existing phone; return the jid."""
+        answer = self.service.post(
+            "connect", company_id=company_id, method="pairing_code", phone_number=f"+{number}"
+        )
+        assert answer.status == 202, answer.content
+        code = self.pairing_code(company_id)
+        jid = str(self.phones.call("pair-code", {"code": code, "number": number})["jid"])
+        self.await_status(company_id, "connected")
+        return jid
+
+    def pairing_code(self, company_id: str, timeout_seconds: float = 20.0) -> str:
+        """Return the pairing code as soon as there is one."""
+        path = f"{API}/pairing-code?company_id={company_id}"
+        found: list[str] = []
+
+        def shown() -> bool:
+            answer = self.service.request("GET", path)
+            if answer.status == 200:
+                found.append(answer.json()["code"])
+            return bool(found)
+
+        assert wait_for(shown, timeout_seconds), f"no code: {self.service.status(company_id)}"
+        return found[-1]
+
+    def first_poll(self, company_id: str, timeout_seconds: float = 30.0) -> dict[str, Any]:
+        """Poll until the service answers at all; return that first answer."""
+        first: list[dict[str, Any]] = []
+
+        def answered() -> bool:
+            try:
+                answer = self.service.request("GET", f"{API}/status?company_id={company_id}")
+            except OSError:
+                return False
+            if answer.status == 200:
+                first.append(answer.json())
+            return bool(first)
+
+        assert wait_for(answered, timeout_seconds), f"no poll was answered in {timeout_seconds} s"
+        return first[0]
 
     def qr(self, company_id: str, timeout_seconds: float = 20.0) -> str:
         """Return the QR text as soon as there is one."""
