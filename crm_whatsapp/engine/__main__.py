@@ -11,7 +11,7 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
-from crm_whatsapp.engine import child_log
+from crm_whatsapp.engine import absent_libraries, child_log
 from crm_whatsapp.engine.child_settings import ChildSettings
 from crm_whatsapp.engine.frame_channel import FrameChannel
 from crm_whatsapp.engine.frames import Report
@@ -32,6 +32,7 @@ def main() -> None:
     try:
         check_library()
         forbid_download()
+        absent_libraries.leave_out()
         from crm_whatsapp.engine import neonize_client
     except (NeonizeUnusable, ImportError, OSError) as exc:
         channel.send_and_wait({"type": Report.UNUSABLE, "detail": f"{exc}"})

@@ -33,7 +33,7 @@ from crm_whatsapp.engine.replacement import Replacement
 from crm_whatsapp.engine.session_table import Key, Session, SessionTable, Stage
 from crm_whatsapp.engine.settings import EngineSettings
 from crm_whatsapp.engine.shard_slots import ShardSlots
-from crm_whatsapp.engine.store_journal import use_write_ahead_log
+from crm_whatsapp.engine.store_journal import prepare_empty_store, use_write_ahead_log
 
 _log = structlog.get_logger(__name__)
 
@@ -244,6 +244,7 @@ class Fleet:
             slot=None,
             settings=self._settings,
         )
+        prepare_empty_store(session.order.store_path, company_id=session.company_id)
         engine.take(session)
         self._open(engine, 0.0)
 
