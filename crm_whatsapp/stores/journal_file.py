@@ -35,7 +35,7 @@ create table connections (
     record     text not null
 );
 create table backlog (
-    seq        integer primary key autoincrement,
+    seq        integer primary key,
     id         text not null unique,
     company_id text not null,
     keep       integer not null,
@@ -87,6 +87,8 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
         )
     except sqlite3.Error as exc:
         raise StorageError(f"The state journal {path} cannot be opened: {exc}.") from exc
+    # One damaged text must not make every other row unreadable.
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
         _prepare(db)
         path.chmod(0o600)
@@ -124,7 +126,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     if fresh:
         db.executescript(f"begin; {_SCHEMA_1} pragma user_version = {SCHEMA_VERSION}; commit;")
         return
-    verdict = db.execute("pragma quick_check(1)").fetchone()[0]
+    verdict = db.execute("pragma integrity_check(1)").fetchone()[0]
     if verdict != "ok":
         raise JournalDamaged(str(verdict))
     # A newer release's schema is welcome as long as it has these columns.

@@ -1,0 +1,569 @@
+"""The journal: what it was told is still there after restarts, kills and full disks."""
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crm_whatsapp.domain.connection import (
+    ClientPhase,
+    Connection,
+    DesiredState,
+    Intent,
+    PairingMethod,
+    Reason,
+    Status,
+    UserAction,
+)
+from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.ports import StateJournal
+from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS
+from crm_whatsapp.stores.state_journal import SqliteStateJournal
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+COMPANY = "3b1bee0c-cbee-4de1-88f1-d6e890f4c995"
+OTHER = "11111111-2222-4333-8444-555555555555"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[SqliteStateJournal]:
+    opened = SqliteStateJournal(path)
+    yield opened
+    opened.close()
+
+
+def change(
+    company_id: str = COMPANY,
+    version: int = 1,
+    *,
+    final: bool = False,
+    sets_desired_state: bool = False,
+    status: Status = Status.CONNECTING,
+) -> Transition:
+    return Transition(
+        id=str(uuid.uuid4()),
+        connection=Connection(company_id=company_id, version=version, status=status),
+        event="ClientDisconnected",
+        from_status=Status.CONNECTED,
+        occurred_at=NOON + timedelta(seconds=version),
+        final=final,
+        sets_desired_state=sets_desired_state,
+    )
+
+
+def reopened(journal: SqliteStateJournal, path: Path) -> SqliteStateJournal:
+    journal.close()
+    return SqliteStateJournal(path)
+
+
+def test_it_is_what_the_service_asks_for(journal: SqliteStateJournal) -> None:
+    port: StateJournal = journal
+    assert port.pending_count() == 0
+    assert port.load_connections() == []
+
+
+def test_everything_needed_after_a_restart_is_kept(journal: SqliteStateJournal, path: Path) -> None:
+    stored = Connection(
+        company_id=COMPANY,
+        user_id="user-7",
+        desired_state=DesiredState.STOP,
+        status=Status.BANNED,
+        reason=Reason.TEMPORARY_BAN,
+        message="suspended",
+        user_action=UserAction.WAIT,
+        degraded=True,
+        jid="5511999990001:3@s.whatsapp.net",
+        lid="1:3@lid",
+        phone_number="+5511999990001",
+        push_name="Ação 🤝",
+        platform="android",
+        last_connected_at=NOON,
+        last_disconnected_at=NOON + timedelta(microseconds=1),
+        last_event_at=NOON,
+        retry_at=NOON,
+        qr_expires_at=NOON,
+        status_deadline_at=NOON,
+        restore_attempts=2,
+        version=9,
+        intent=Intent.LOGOUT,
+        engine_crashes=1,
+        failed_at=NOON,
+    )
+    local = replace(
+        stored,
+        client=ClientPhase.LIVE,
+        generation=4,
+        unreachable_attempts=3,
+        replaced_retries=1,
+        connected_since=NOON,
+        pairing_method=PairingMethod.PAIRING_CODE,
+        pairing_phone="+5511999990001",
+    )
+    blank = Connection(company_id=OTHER)
+    same = {name for name in JOURNAL_FIELDS if getattr(stored, name) == getattr(blank, name)}
+    assert same == {"desired_state"}
+    sent = replace(change(final=True), connection=local)
+    journal.append(sent)
+    again = reopened(journal, path)
+    assert again.load_connections() == [stored]
+    assert again.pending(10) == [replace(sent, connection=stored)]
+    again.close()
+
+
+def test_the_latest_state_of_each_company(journal: SqliteStateJournal) -> None:
+    for version in (1, 2, 3):
+        journal.append(change(COMPANY, version))
+    journal.append(change(OTHER, 1))
+    states = {c.company_id: c.version for c in journal.load_connections()}
+    assert states == {COMPANY: 3, OTHER: 1}
+
+
+def test_the_backlog_is_sent_in_order_and_forgotten(
+    journal: SqliteStateJournal, path: Path
+) -> None:
+    changes = [change(COMPANY, version) for version in range(1, 8)]
+    for one in changes:
+        journal.append(one)
+    assert journal.pending(3) == changes[:3]
+    journal.mark_sent([one.id for one in changes[:3]])
+    journal.mark_sent([one.id for one in changes[:3]])
+    journal.mark_sent([])
+    assert journal.pending_count() == 4
+    again = reopened(journal, path)
+    assert again.pending(100) == changes[3:]
+    again.mark_sent([one.id for one in changes[3:]])
+    assert (again.pending(100), again.pending_count()) == ([], 0)
+    assert [c.version for c in again.load_connections()] == [7]
+    again.close()
+
+
+def test_one_id_is_recorded_once(journal: SqliteStateJournal) -> None:
+    first = change(COMPANY, 1)
+    journal.append(first)
+    journal.append(change(COMPANY, 2))
+    journal.append(first)
+    assert journal.pending_count() == 2
+    assert [c.version for c in journal.load_connections()] == [2]
+
+
+def test_adopting_takes_what_is_newer_and_sends_nothing(journal: SqliteStateJournal) -> None:
+    journal.append(change(COMPANY, 5))
+    journal.adopt(Connection(company_id=COMPANY, version=4, push_name="old"))
+    assert [c.push_name for c in journal.load_connections()] == [None]
+    journal.adopt(Connection(company_id=COMPANY, version=5, push_name="same"))
+    journal.adopt(Connection(company_id=OTHER, version=0, push_name="new"))
+    assert {c.push_name for c in journal.load_connections()} == {"same", "new"}
+    assert journal.pending_count() == 1
+
+
+def test_forgetting_leaves_nothing_of_the_company(journal: SqliteStateJournal, path: Path) -> None:
+    journal.append(change(COMPANY, 1))
+    kept = change(OTHER, 1)
+    journal.append(kept)
+    journal.forget_company(COMPANY)
+    journal.forget_company(COMPANY)
+    again = reopened(journal, path)
+    assert again.pending(10) == [kept]
+    assert [c.company_id for c in again.load_connections()] == [OTHER]
+    again.close()
+
+
+def test_a_closed_journal_says_so(journal: SqliteStateJournal) -> None:
+    journal.close()
+    journal.close()
+    with pytest.raises(StorageError, match="closed"):
+        journal.append(change())
+
+
+def test_threads_share_it(journal: SqliteStateJournal) -> None:
+    companies = [str(uuid.uuid4()) for _ in range(8)]
+
+    def work(company_id: str) -> None:
+        for version in range(1, 41):
+            journal.append(change(company_id, version, final=version % 10 == 0))
+            journal.pending_count()
+
+    threads = [threading.Thread(target=work, args=(company_id,)) for company_id in companies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert journal.pending_count() == 320
+    assert {c.version for c in journal.load_connections()} == {40}
+
+
+def test_two_hundred_appends_take_well_under_a_second(journal: SqliteStateJournal) -> None:
+    started = time.monotonic()
+    for version in range(200):
+        journal.append(change(str(uuid.uuid4()), version, final=version % 4 == 0))
+    assert time.monotonic() - started < 1.0
+
+
+# --- the limit -------------------------------------------------------------------------------
+
+
+def test_a_full_backlog_keeps_the_newest_and_the_final_of_every_company(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = SqliteStateJournal(path, backlog_limit=100)
+    quiet = change(OTHER, 1)
+    stop = change(COMPANY, 2, final=True)
+    wish = change(COMPANY, 3, sets_desired_state=True)
+    for one in (quiet, change(COMPANY, 1), stop, wish):
+        journal.append(one)
+    with caplog.at_level(logging.WARNING):
+        for version in range(4, 501):
+            journal.append(change(COMPANY, version))
+    assert journal.pending_count() <= 100
+    assert journal.dropped_count == 500 + 1 - journal.pending_count()
+    left = journal.pending(1000)
+    assert left[:3] == [quiet, stop, wish]
+    assert left[-1].connection.version == 500
+    assert [t.connection.version for t in left[1:]] == sorted(
+        t.connection.version for t in left[1:]
+    )
+    assert "intermediate transitions dropped" in caplog.text
+    again = reopened(journal, path)
+    assert again.pending(1000) == left
+    assert [c.version for c in again.load_connections() if c.company_id == COMPANY] == [500]
+    again.close()
+
+
+def test_final_entries_alone_may_exceed_the_limit(path: Path) -> None:
+    journal = SqliteStateJournal(path, backlog_limit=20)
+    finals = [change(COMPANY, version, final=True) for version in range(1, 61)]
+    for one in finals:
+        journal.append(one)
+    assert journal.pending(100) == finals
+    assert journal.dropped_count == 0
+    journal.mark_sent([one.id for one in finals])
+    for version in range(61, 121):
+        journal.append(change(COMPANY, version))
+    assert journal.pending_count() <= 20
+    journal.close()
+
+
+# --- other releases --------------------------------------------------------------------------
+
+
+def rewrite(path: Path, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        assert db.execute(statement, values).rowcount > 0
+
+
+def test_a_record_of_another_release_is_read_as_far_as_possible(
+    journal: SqliteStateJournal, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.append(change(COMPANY, 3))
+    journal.close()
+    record = (
+        f'{{"company_id": "{COMPANY}", "status": "hibernating", "reason": "temporary-ban", '
+        '"user_action": "dance", "desired_state": "run", "new_field": [1], "version": 3, '
+        '"retry_at": "2026-03-01T12:00:00", "failed_at": "soon", "restore_attempts": -4}'
+    )
+    rewrite(path, "update connections set record = ?", record)
+    again = SqliteStateJournal(path)
+    with caplog.at_level(logging.WARNING):
+        [connection] = again.load_connections()
+    assert (connection.status, connection.reason) == (Status.BANNED, Reason.TEMPORARY_BAN)
+    assert (connection.desired_state, connection.user_action) == (
+        DesiredState.RUN,
+        UserAction.WAIT,
+    )
+    assert (connection.retry_at, connection.failed_at) == (NOON, None)
+    assert connection.restore_attempts == 0
+    assert "hibernating" in caplog.text
+    again.close()
+
+
+def test_an_unreadable_record_does_not_hide_the_others(
+    journal: SqliteStateJournal, path: Path
+) -> None:
+    good = change(OTHER, 1)
+    journal.append(change(COMPANY, 1))
+    journal.append(good)
+    journal.close()
+    for record in ("{", "[]", "{}", "null", '{"company_id": 5}', "[" * 5000):
+        rewrite(path, "update connections set record = ? where company_id = ?", record, COMPANY)
+        rewrite(path, "update backlog set record = ? where company_id = ?", record, COMPANY)
+        again = SqliteStateJournal(path)
+        assert [c.company_id for c in again.load_connections()] == [OTHER]
+        assert again.pending(10) == [good]
+        assert again.pending_count() == 1
+        again.append(change(COMPANY, 1))
+        again.close()
+
+
+def test_a_schema_of_a_newer_release_is_used(journal: SqliteStateJournal, path: Path) -> None:
+    journal.append(change(COMPANY, 3))
+    journal.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "alter table backlog add column extra text; create table more (x);"
+            "pragma user_version = 7"
+        )
+    again = SqliteStateJournal(path)
+    again.append(change(COMPANY, 4))
+    assert again.set_aside is None
+    assert again.pending_count() == 2
+    again.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("pragma user_version").fetchone() == (7,)
+
+
+# --- damage ----------------------------------------------------------------------------------
+
+
+def header_byte(position: int, value: int) -> bytes:
+    """Return the first page of a journal with one byte of its header changed."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute("create table t (x)")
+        content = bytearray(db.serialize())
+    content[position] = value
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"rubbish" * 1000,
+        b"\x00" * 8192,
+        b"SQLite format 3\x00" + b"\xff" * 4080,
+        header_byte(18, 255),  # written by a format that this SQLite only reads
+        header_byte(19, 255),
+        header_byte(16, 7),
+    ],
+)
+def test_a_damaged_file_is_set_aside(
+    path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        journal = SqliteStateJournal(path)
+    assert journal.set_aside is not None
+    assert journal.set_aside.name.startswith("state.db.corrupt-")
+    assert journal.set_aside.read_bytes() == content
+    assert "set aside" in caplog.text
+    journal.append(change())
+    assert reopened(journal, path).pending_count() == 1
+
+
+def test_another_database_is_set_aside(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("create table notes (text)")
+    journal = SqliteStateJournal(path)
+    assert journal.set_aside is not None
+    journal.close()
+
+
+def test_a_lost_page_is_set_aside(path: Path) -> None:
+    journal = SqliteStateJournal(path)
+    for version in range(300):
+        journal.append(change(COMPANY, version))
+    journal.close()
+    content = bytearray(path.read_bytes())
+    content[8192:12288] = b"\x5a" * 4096
+    path.write_bytes(content)
+    again = SqliteStateJournal(path)
+    assert again.set_aside is not None
+    assert again.load_connections() == []
+    again.close()
+
+
+def test_a_log_that_holds_everything_heals_the_file(path: Path) -> None:
+    journal = SqliteStateJournal(path)
+    journal.append(change())
+    log = path.with_name("state.db-wal").read_bytes()
+    journal.close()
+    path.write_bytes(b"rubbish" * 1000)
+    path.with_name("state.db-wal").write_bytes(log)
+    again = SqliteStateJournal(path)
+    assert again.set_aside is None
+    assert [c.company_id for c in again.load_connections()] == [COMPANY]
+    again.close()
+
+
+@pytest.fixture(scope="module")
+def sound_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "state.db"
+    journal = SqliteStateJournal(path)
+    for version in range(20):
+        journal.append(change(COMPANY, version))
+    journal.close()
+    return path
+
+
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 2**30), st.integers(1, 255)), min_size=1, max_size=6),
+    kept_share=st.floats(0.0, 1.0) | st.just(1.0),
+)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_damage_keeps_the_service_from_starting(
+    path: Path, sound_file: Path, flips: list[tuple[int, int]], kept_share: float
+) -> None:
+    for old in path.parent.iterdir():
+        old.unlink()
+    sound = sound_file.read_bytes()
+    damaged = bytearray(sound[: int(len(sound) * kept_share)])
+    for position, mask in flips:
+        if damaged:
+            damaged[position % len(damaged)] ^= mask
+    path.write_bytes(damaged)
+    journal = SqliteStateJournal(path)
+    journal.load_connections()
+    journal.pending(100)
+    journal.append(change(OTHER, 1))
+    journal.close()
+
+
+def test_a_sound_file_is_not_set_aside(journal: SqliteStateJournal) -> None:
+    assert journal.set_aside is None
+
+
+def test_a_folder_in_its_place_is_a_storage_error(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StorageError, match="state journal"):
+        SqliteStateJournal(path)
+
+
+def test_a_missing_folder_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="state journal"):
+        SqliteStateJournal(tmp_path / "nothing" / "state.db")
+
+
+# --- kills and full disks --------------------------------------------------------------------
+
+PRELUDE = """
+import sys, uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from crm_whatsapp.domain.connection import Connection, Status
+from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS
+from crm_whatsapp.stores.state_journal import SqliteStateJournal
+def change(version):
+    return Transition(id=str(uuid.uuid4()), event="x", from_status=Status.CONNECTED,
+        connection=Connection(company_id=sys.argv[2], version=version),
+        occurred_at=datetime.now(UTC), final=version % 7 == 0)
+journal = SqliteStateJournal(Path(sys.argv[1]))
+"""
+
+WRITER = (
+    PRELUDE
+    + """
+from itertools import count
+for version in count(1):
+    journal.append(change(version))
+    if version % 3 == 0:
+        journal.mark_sent([journal.pending(1)[0].id])
+    print(version, flush=True)
+"""
+)
+
+FULL_DISK = (
+    PRELUDE
+    + """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+recorded = 0
+try:
+    while True:
+        journal.append(change(recorded + 1))
+        recorded += 1
+except StorageError as error:
+    print(recorded, error.message)
+assert journal.pending_count() == recorded
+assert journal.load_connections()[0].version == recorded
+"""
+)
+
+
+@pytest.mark.parametrize("appends", [1, 10, 100, 400])
+def test_a_killed_writer_has_lost_nothing_it_reported(path: Path, appends: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), COMPANY],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    reported = [process.stdout.readline() for _ in range(appends)]
+    process.kill()
+    process.communicate(timeout=30)
+    journal = SqliteStateJournal(path)
+    assert journal.set_aside is None
+    [connection] = journal.load_connections()
+    assert connection.version >= int(reported[-1])
+    versions = [transition.connection.version for transition in journal.pending(10_000)]
+    assert versions == list(range(versions[0], connection.version + 1))
+    journal.close()
+
+
+def test_a_full_disk_is_a_storage_error_and_loses_nothing(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path), COMPANY],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    recorded = int(done.stdout.split()[0])
+    assert recorded > 20
+    journal = SqliteStateJournal(path)
+    assert journal.set_aside is None
+    assert journal.pending_count() == recorded
+    journal.append(change(COMPANY, recorded + 1))
+    assert [c.version for c in journal.load_connections()] == [recorded + 1]
+    journal.close()
+
+
+def test_no_more_room_is_a_storage_error_that_says_so(
+    journal: SqliteStateJournal,
+) -> None:
+    """The database is not allowed to grow, which SQLite reports exactly as a full disk."""
+    db: sqlite3.Connection = journal._db
+    pages = db.execute("pragma page_count").fetchone()[0]
+    db.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(StorageError, match="Free some space"):
+        for version in range(1, 1000):
+            journal.append(change(COMPANY, version))
+    recorded = journal.pending_count()
+    db.execute("pragma max_page_count = 100000")
+    journal.append(change(COMPANY, recorded + 1))
+    assert journal.pending_count() == recorded + 1
+
+
+def test_another_holder_of_the_file_is_a_storage_error(path: Path) -> None:
+    journal = SqliteStateJournal(path, busy_timeout_seconds=0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("begin immediate")
+        with pytest.raises(StorageError, match="locked"):
+            journal.append(change())
+        holder.execute("rollback")
+    journal.append(change())
+    assert journal.pending_count() == 1
+    journal.close()
