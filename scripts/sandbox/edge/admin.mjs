@@ -106,7 +106,10 @@ export class Admin {
   #send(response, status, body, type = 'application/json') {
     if (response.destroyed) return
     const content = Buffer.from(body)
-    response.writeHead(status, { 'content-type': `${type}; charset=utf-8`, 'content-length': content.length })
+    response.writeHead(status, {
+      'content-type': `${type}; charset=utf-8`, 'content-length': content.length, 'cache-control': 'no-store',
+      'content-security-policy': "default-src 'self'; frame-ancestors 'self' http://127.0.0.1:* http://localhost:*",
+    })
     response.end(content)
   }
 
