@@ -95,9 +95,18 @@ def apply_migrations(db_url: str, folder: Path) -> list[Migration]:
     Raises:
         MigrationEdited, MigrationOutOfOrder: before anything is changed.
         MigrationFailed: the database refused one; those before it stay applied.
-        StoreUnavailable: no connection; safe to repeat.
+        StoreRejected: the role may not read or write the record of migrations.
+        StoreUnavailable: no connection, or another migrator holds the lock; safe to repeat.
+        ConfigurationError: db_url is no address of a Postgres database.
     """
     import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(db_url)
+    except psycopg.ProgrammingError:
+        # Not chained: the driver's message repeats the address with its password.
+        raise ConfigurationError("The database address is not a postgresql:// URL.") from None
 
     migrations = load_migrations(folder)
     applied: list[Migration] = []
@@ -111,7 +120,9 @@ def apply_migrations(db_url: str, folder: Path) -> list[Migration]:
             while (migration := _apply_next(connection, migrations)) is not None:
                 applied.append(migration)
     except psycopg.OperationalError as error:
-        raise StoreUnavailable(f"The database cannot be reached: {_one_line(error)}") from error
+        raise StoreUnavailable(f"The database cannot be used now: {_one_line(error)}") from error
+    except psycopg.Error as error:
+        raise StoreRejected(f"The database refused: {_one_line(error)}") from error
     return applied
 
 

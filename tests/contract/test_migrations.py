@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from crm_whatsapp.domain.errors import ConfigurationError, StoreUnavailable
+from crm_whatsapp.domain.errors import ConfigurationError, StoreRejected, StoreUnavailable
 from crm_whatsapp.stores.migrator import (
     MigrationEdited,
     MigrationFailed,
@@ -207,6 +207,27 @@ def test_a_database_that_is_away_is_unavailable() -> None:
         apply_migrations(nobody_listens, MIGRATIONS)
 
     assert not caught.value.permanent
+
+
+def test_a_malformed_address_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        apply_migrations("postgresql//postgres:hidden@127.0.0.1/postgres", MIGRATIONS)
+
+    assert "hidden" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_role_without_rights_is_refused(stack: LocalSupabase, empty_database: str) -> None:
+    apply_migrations(empty_database, MIGRATIONS)
+    role = f"guest_{uuid.uuid4().hex}"
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(f"create role {role} login password 'guest'")
+        host_and_database = empty_database.split("@")[1]
+
+        with pytest.raises(StoreRejected, match="permission denied for table whatsapp_migrations"):
+            apply_migrations(f"postgresql://{role}:guest@{host_and_database}", MIGRATIONS)
+
+        connection.execute(f"drop role {role}")
 
 
 @pytest.mark.parametrize(
