@@ -34,14 +34,15 @@ class _Holder:
     started_at: float
 
     def lives(self) -> bool:
-        """Tell whether that very process still runs on this host."""
+        """Tell whether that very process still runs on this host; a zombie does not."""
         if self.host != socket.gethostname():
             return False
         try:
-            actual = psutil.Process(self.pid).create_time()
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started_at) < _SAME_START_SECONDS
+            return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
-        return abs(actual - self.started_at) < _SAME_START_SECONDS
 
 
 class DirectoryLock:

@@ -118,6 +118,15 @@ def test_an_orphaned_worker_is_waited_for(tmp_path: Path) -> None:
         process.stdin = None
 
 
+def test_a_killed_master_that_nobody_has_reaped_counts_as_dead(tmp_path: Path) -> None:
+    pacer = Pacer()
+    with running(ORPHANING_HOLDER, tmp_path) as process:
+        lines(process, 1)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ConfigurationError, match="still locked after 2 s"):
+            DirectoryLock.acquire(tmp_path, 2, sleep=pacer.sleep, monotonic=pacer.monotonic)
+
+
 def test_an_orphan_that_stays_is_given_up_on(tmp_path: Path) -> None:
     pacer = Pacer()
     with running(ORPHANING_HOLDER, tmp_path) as process:
