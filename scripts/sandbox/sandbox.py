@@ -74,7 +74,11 @@ class Sandbox:
         log = folder / "sandbox.log"
         with log.open("ab") as log_file:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log_file, text=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                text=True,
             )
         try:
             _await_ready(process, log)
@@ -228,8 +232,8 @@ def _await_ready(process: subprocess.Popen[str], log: Path) -> None:
     line: list[str] = []
 
     def read() -> None:
-        assert process.stdout is not None
-        line.append(process.stdout.readline())
+        if process.stdout is not None:
+            line.append(process.stdout.readline())
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -292,9 +296,7 @@ def _certificates(folder: Path) -> None:
         for name in ("WhatsApp sandbox CA", "WhatsApp sandbox")
     )
 
-    def build(
-        name: x509.Name, public_key: ec.EllipticCurvePublicKey
-    ) -> x509.CertificateBuilder:
+    def build(name: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .issuer_name(issuer)
@@ -320,9 +322,7 @@ def _certificates(folder: Path) -> None:
     pem = serialization.Encoding.PEM
     _write(
         folder / "server.key",
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
     _write(folder / "ca.pem", ca.public_bytes(pem))
     _write(chain, server.public_bytes(pem))  # last: it says that the others are complete
