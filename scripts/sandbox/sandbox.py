@@ -79,6 +79,7 @@ class Sandbox:
                 stdout=subprocess.PIPE,
                 stderr=log_file,
                 text=True,
+                start_new_session=True,  # Ctrl+C reaches the caller, which ends it in its turn
             )
         try:
             _await_ready(process, log)
