@@ -95,18 +95,28 @@ def _read_json_object() -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType()
     try:
-        raw = request.get_data(cache=False)
-    except RequestEntityTooLarge as exc:
-        raise BodyTooLarge(max_bytes=request.max_content_length) from exc
-    try:
         value = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant
+            _read_body().decode("utf-8"),
+            object_pairs_hook=_unique_pairs,
+            parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as exc:
         raise InvalidInput("The body is not valid JSON.") from exc
     if not isinstance(value, dict):
         raise InvalidInput("The body must be a JSON object.")
     return value
+
+
+def _read_body() -> bytes:
+    limit = request.max_content_length
+    try:
+        raw = request.get_data(cache=False)
+    except RequestEntityTooLarge as exc:
+        raise BodyTooLarge(max_bytes=limit) from exc
+    # A chunked body is cut off at the limit without a word (werkzeug LimitedStream.readall).
+    if limit is not None and request.content_length is None and len(raw) >= limit:
+        raise BodyTooLarge(max_bytes=limit)
+    return raw
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

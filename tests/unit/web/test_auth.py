@@ -14,6 +14,8 @@ from crm_whatsapp.web.auth import (
     declared_access,
     hash_api_key,
 )
+from crm_whatsapp.web.dashboard_session import SESSION_COOKIE, DashboardSessions
+from crm_whatsapp.web.services import WebSettings
 from tests.unit.web.fakes import SERVICE_KEY, FakeServices, connected
 
 API = "/api/whatsapp"
@@ -130,14 +132,19 @@ def test_company_key_reaches_only_its_company(
     assert client.post(f"{API}/connect", json=with_proxy).status_code == 403
 
 
-def test_a_bad_key_is_not_saved_by_a_good_cookie(app: Flask, company: str) -> None:
+def test_a_bad_key_is_not_saved_by_a_good_cookie(
+    app: Flask, services: FakeServices, settings: WebSettings, company: str
+) -> None:
+    principal = services.authenticator.authenticate(PresentedCredentials(api_key=SERVICE_KEY))
+    assert principal is not None
+    sessions = DashboardSessions(settings.secret_key, max_age_seconds=60)
     client = app.test_client()
+    client.set_cookie(SESSION_COOKIE, sessions.open(principal.id))
+    path = f"{API}/status?company_id={company}"
 
-    answer = client.get(
-        f"{API}/status?company_id={company}", headers={"X-API-Key": SERVICE_KEY + "x"}
-    )
-
-    assert answer.status_code == 401
+    assert client.get(path).status_code == 200
+    assert client.get(path, headers={"X-API-Key": "wrong"}).status_code == 401
+    assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
 
 
 @pytest.mark.parametrize("key", ["", "é", "\xff\xfe", SERVICE_KEY.upper(), "a" * 5000])

@@ -1,6 +1,7 @@
 """What is refused before any service is asked."""
 
 import json
+from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
@@ -197,6 +198,23 @@ def test_large_body_is_413(client: FlaskClient) -> None:
     assert answer.status_code == 413
     assert answer.get_json()["error"]["code"] == "body-too-large"
     assert answer.get_json()["error"]["max_bytes"] == 1024 * 1024
+
+
+def test_large_chunked_body_is_413_even_if_its_start_is_valid(
+    client: FlaskClient, services: FakeServices
+) -> None:
+    start = json.dumps({"company_id": COMPANY}).encode()
+
+    for size, status in ((1024, 200), (1_100_000, 413)):
+        answer = client.post(
+            f"{API}/logout",
+            input_stream=BytesIO(start.ljust(size)),
+            content_type="application/json",
+            headers={"Transfer-Encoding": "chunked"},
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+        assert answer.status_code == status, answer.text
+    assert len(services.sessions.calls) == 1
 
 
 @pytest.mark.parametrize(
