@@ -1,6 +1,6 @@
 """Check the sandbox with real neonize clients: exit code 0 when everything works.
 
-    python scripts/sandbox/check.py [--state-dir DIR]
+python scripts/sandbox/check.py [--state-dir DIR]
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ class BotProcess:
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._process.stdout or ():
             if SEPARATOR in line:
                 self.events.put(json.loads(line.split(SEPARATOR, 1)[1]))
 
     def order(self, do: str, **details: object) -> None:
         """Tell the bot to do something."""
-        assert self._process.stdin is not None
+        if self._process.stdin is None:
+            raise CheckFailed("the bot has no standard input")
         self._process.stdin.write(json.dumps({"do": do, **details}) + "\n")
         self._process.stdin.flush()
 

@@ -1,11 +1,13 @@
 // Check the sandbox with Baileys as the client: node check_baileys.mjs STATE_DIR
 // Pairs by QR code, logs in, sends and receives; exit code 0 when everything works.
 import fs from 'node:fs'
+import https from 'node:https'
 import os from 'node:os'
 import path from 'node:path'
 import makeWASocket, { DisconnectReason, useMultiFileAuthState } from 'baileys'
 import pino from 'pino'
 
+console.info = () => {} // libsignal prints sessions
 const DEADLINE_MS = 20_000
 const CONTACT = '5511988887777'
 const facts = JSON.parse(fs.readFileSync(path.join(process.argv[2], 'sandbox.json'), 'utf8'))
@@ -21,7 +23,7 @@ async function connect(folder, on) {
   const { state, saveCreds } = await useMultiFileAuthState(folder)
   const socket = makeWASocket({
     auth: state, waWebSocketUrl: facts.edge_url, logger: pino({ level: process.env.LOG ?? 'silent' }),
-    options: { headers: {} }, agent: undefined,
+    agent: new https.Agent({ ca: fs.readFileSync(facts.ca_file) }),
   })
   socket.ev.on('creds.update', saveCreds)
   socket.ev.on('connection.update', async ({ connection, qr, lastDisconnect }) => {
@@ -36,7 +38,7 @@ async function connect(folder, on) {
 
 function step(name, start) {
   return new Promise((resolve, reject) => {
-    setTimeout(() => reject(new Error(`${name}: nothing happened in time`)), DEADLINE_MS).unref()
+    setTimeout(() => reject(new Error(`${name}: nothing happened in time`)), DEADLINE_MS)
     start(resolve, reject)
   })
 }
@@ -56,11 +58,10 @@ try {
   console.log(`ok  pairing and login as ${jid}`)
   const { key } = await socket.sendMessage(`${CONTACT}@s.whatsapp.net`, { text: 'from Baileys' })
   await step('the text of the bot', async (resolve) => {
-    const events = await (await fetch(`${facts.admin_url}/api/events?after=0&timeout=0`)).json()
-    let seq = 0
-    for (let batch = events; ; batch = await (await fetch(`${facts.admin_url}/api/events?after=${seq}&timeout=15`)).json()) {
-      if (batch.some((event) => event.type === 'message' && event.id === key.id)) return resolve()
-      seq = batch.at(-1)?.seq ?? seq
+    for (let seq = 0; ;) {
+      const events = await (await fetch(`${facts.admin_url}/api/events?after=${seq}&timeout=15`)).json()
+      if (events.some((event) => event.type === 'message' && event.id === key.id)) return resolve()
+      seq = events.at(-1)?.seq ?? seq
     }
   })
   console.log('ok  a message from the bot')

@@ -75,7 +75,9 @@ def write_store(path: Path | str, device: Device) -> None:
         store.execute("PRAGMA synchronous = OFF")
         store.execute("BEGIN")
         _insert(store, "whatsmeow_device", _device_row(device))
-        _insert(store, "whatsmeow_lid_map", {"lid": _user(device["lid"]), "pn": _user(device["jid"])})
+        _insert(
+            store, "whatsmeow_lid_map", {"lid": _user(device["lid"]), "pn": _user(device["jid"])}
+        )
         _insert(
             store,
             "whatsmeow_identity_keys",

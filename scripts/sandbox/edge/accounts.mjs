@@ -82,6 +82,7 @@ export class Phone {
     this.nextDeviceId = 1
     this.nextPreKeyId = 1
     this.signedPreKey = null
+    this.appState = null
     Object.assign(this, fields)
     this.jid = `${number}@s.whatsapp.net`
     this.lidJid = `${this.lid}@lid`
@@ -108,6 +109,7 @@ export class Phone {
       registrationId: this.registrationId,
       nextDeviceId: this.nextDeviceId,
       nextPreKeyId: this.nextPreKeyId,
+      appState: this.appState,
       identity: packKeys(this.identity),
       signedPreKey: this.signedPreKey && packKeys(this.signedPreKey),
       preKeys: [...this.preKeys].map(([id, pair]) => [id, packKeys(pair)]),

@@ -180,7 +180,7 @@ export class Pairing {
     const device = this.edge.accounts.addDevice(phone, {
       noiseKey: noise.public, identityKey: identity.public, registrationId, platform: 'android',
       signedPreKey: { id: 1, public: signedPreKey.public, signature: signedPreKey.signature },
-      reportedCount: reported,
+      reportedCount: reported, introduced: true,
     })
     const keys = Array.from({ length: oneTimeKeys }, (_, index) => ({ id: index + 1, ...newKeyPair() }))
     device.preKeys = Buffer.concat(keys.flatMap(({ id, public: value }) => [uint(id, 3), value]))

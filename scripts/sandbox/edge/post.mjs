@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import { decodeMessage, encodeMessage, makeContent, readContent } from './content.mjs'
+import { keyShare } from './introduction.mjs'
 import { Conversation } from './signal_store.mjs'
 import { bytes, child, children, childrenOf, decode, node, nowSeconds, parseJid, uint } from './stanza.mjs'
 
@@ -197,6 +198,22 @@ export class Post {
     if (copies.some((device) => !this.edge.findLine(device.jid))) this.accounts.flush()
     this.trace.add('message', { jid: recipient.jid, direction: 'out', id, from: sender.jid, kind: type, text: text ?? null })
     return { id, devices: copies.length }
+  }
+
+  /** After a pairing, when the device has uploaded keys: its phone hands over the settings' key. */
+  async introduce(device) {
+    if (device.introduced) return
+    const { phone } = device
+    device.introduced = true
+    const attrs = {
+      from: phone.jid, id: randomBytes(10).toString('hex').toUpperCase(), t: nowSeconds(), type: 'text', category: 'peer',
+    }
+    try {
+      await this.#sendTo(phone, device, attrs, await keyShare(phone), {})
+      this.trace.add('introduced', { jid: device.jid, name: phone.name })
+    } catch (error) {
+      this.trace.add('message-error', { jid: device.jid, id: attrs.id, error: error.message })
+    }
   }
 
   #addressed(phone, addressing) {

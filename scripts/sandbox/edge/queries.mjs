@@ -1,4 +1,5 @@
 // The info queries a client asks: one function for each namespace.
+import { collectionSince } from './introduction.mjs'
 import { answer, refuse } from './link.mjs'
 import { bytes, child, children, childrenOf, node, nowSeconds, parseJid, uint } from './stanza.mjs'
 
@@ -38,7 +39,8 @@ export class Queries {
       const signed = child(what?.tag === 'rotate' ? what : query, 'skey')
       if (signed) this.#storeSignedKey(device, signed)
       this.edge.accounts.touch(device.phone)
-      return answer(link, query)
+      answer(link, query)
+      return this.edge.post.introduce(device)
     }
     if (what?.tag === 'count') return answer(link, query, [node('count', { value: device.preKeyCount() })])
     if (what?.tag === 'digest') return answer(link, query, [this.#digest(device)])
@@ -129,9 +131,11 @@ export class Queries {
   }
 
   #appState(link, query, what) {
-    const collections = childrenOf(what, 'collection').map(({ attrs }) => node('collection', {
-      name: attrs.name, version: attrs.version ?? 0, has_more_patches: false,
-    }))
+    const collections = childrenOf(what, 'collection').map(({ attrs }) => {
+      const { version, patches } = collectionSince(link.device.phone, attrs.name, Number(attrs.version ?? 0))
+      return node('collection', { name: attrs.name, version, has_more_patches: false },
+        patches.length ? [node('patches', {}, patches.map((patch) => node('patch', {}, patch)))] : undefined)
+    })
     return answer(link, query, [node('sync', {}, collections)])
   }
 
