@@ -75,7 +75,8 @@ class ClientPhase(StrEnum):
     STARTING = "starting"  # ordered, not yet connected
     LIVE = "live"  # has been connected; whatsmeow may be reconnecting
     PAIRING = "pairing"  # in a pairing engine, unpaired or in its first login
-    HANDOVER = "handover"  # stopping in one engine to start in another, status stays connected
+    HANDOVER = "handover"  # stopping in one engine to start in another; the status stays
+    RESUMING = "resuming"  # starting in that other engine; the status stays
     STOPPING = "stopping"  # asked to stop; nothing follows
 
 

@@ -45,7 +45,7 @@ def on_connected(
     connection: Connection, event: ev.ClientConnected, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """Login is proven. A paired client moves on to a shard engine without leaving `connected`."""
-    if connection.client is ClientPhase.STOPPING:
+    if connection.client in (ClientPhase.STOPPING, ClientPhase.HANDOVER):
         return Decision(connection=connection)
     if connection.intent in _UNLINKING:
         unlinking = replace(connection, client=ClientPhase.LIVE)
@@ -293,7 +293,8 @@ def on_ended(
     connection: Connection, event: ev.ClientEnded, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """connect() returned or raised: the client is gone without having been asked to go."""
-    if connection.client is ClientPhase.STOPPING or connection.intent in _UNLINKING:
+    asked = connection.client in (ClientPhase.STOPPING, ClientPhase.HANDOVER)
+    if asked or connection.intent in _UNLINKING:
         return after_stop(connection, now, limits)
     if connection.client is ClientPhase.PAIRING and connection.jid is None:
         reason = Reason.WHATSAPP_UNREACHABLE if event.unreachable else Reason.PAIRING_FAILED
@@ -360,7 +361,7 @@ def after_stop(connection: Connection, now: datetime, limits: PolicyLimits) -> D
 def _start_again(connection: Connection) -> Decision:
     """Start the next generation of a session that moves between engines; status stays."""
     generation = connection.generation + 1
-    moved = replace(connection, generation=generation)
+    moved = replace(connection, client=ClientPhase.RESUMING, generation=generation)
     return Decision(connection=moved, effects=(StartClient(generation=generation, isolated=False),))
 
 
@@ -368,7 +369,7 @@ def on_engine_died(
     connection: Connection, event: ev.EngineDied, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """Bring the session back at once; a suspect alone, and only once."""
-    if connection.client is ClientPhase.STOPPING:
+    if connection.client in (ClientPhase.STOPPING, ClientPhase.HANDOVER):
         return after_stop(connection, now, limits)
     if connection.client is ClientPhase.PAIRING and connection.jid is None:
         failed = become(connection, Reason.PAIRING_FAILED, detail="the engine ended")

@@ -62,7 +62,7 @@ class StateJournal(Protocol):
     """The local record of every transition, written before Supabase hears of it."""
 
     def append(self, transition: Transition) -> None:
-        """Record it and the connection's latest state in one step.
+        """Record it and the connection's latest state in one step; FORGOTTEN removes the state.
 
         Raises:
             StorageError: the disk is full or not writable.

@@ -146,8 +146,7 @@ def on_connect(
         case ClientPhase.STOPPING:
             return Decision(connection=become(wanted, Reason.RESTORING))
         case _ if event.fresh:
-            stopping = replace(_pair_next(wanted, event), client=ClientPhase.STOPPING)
-            return Decision(connection=stopping, effects=(stop_effect(wanted),))
+            return stop_client(_pair_next(wanted, event))
         case _:
             return Decision(connection=wanted)
 
@@ -197,8 +196,7 @@ def on_restore(
         case ClientPhase.NONE if event.has_credentials:
             return start_restore(wanted, now, limits, restore_attempts=0)
         case ClientPhase.LIVE if wanted.status is not Status.CONNECTED:
-            rebuilt = become(wanted, Reason.RESTORING, client=ClientPhase.STOPPING)
-            return Decision(connection=rebuilt, effects=(stop_effect(wanted),))
+            return stop_client(become(wanted, Reason.RESTORING))
         case ClientPhase.STOPPING:
             return Decision(connection=become(wanted, Reason.RESTORING, restore_attempts=0))
         case _:
@@ -234,6 +232,8 @@ def stop_client(connection: Connection) -> Decision:
     if connection.client in (ClientPhase.NONE, ClientPhase.STOPPING):
         return Decision(connection=connection)
     stopping = replace(connection, client=ClientPhase.STOPPING)
+    if connection.client is ClientPhase.HANDOVER:
+        return Decision(connection=stopping)
     return Decision(connection=stopping, effects=(stop_effect(connection),))
 
 
@@ -269,7 +269,7 @@ def _begin_unlink(
             return Decision(connection=unlinking, effects=(effect,))
         case ClientPhase.PAIRING:
             return stop_client(unlinking)
-        case ClientPhase.NONE if has_credentials and connection.status is not Status.LOGGED_OUT:
+        case ClientPhase.NONE if has_credentials and _may_log_in(connection, now):
             started = start_restore(unlinking, now, limits)
             return Decision(
                 connection=become(
@@ -283,6 +283,12 @@ def _begin_unlink(
             return finish_unlink(unlinking, now)
         case _:
             return Decision(connection=unlinking)
+
+
+def _may_log_in(connection: Connection, now: datetime) -> bool:
+    if connection.status is Status.BANNED:
+        return connection.retry_at is not None and connection.retry_at <= now
+    return connection.status is not Status.LOGGED_OUT
 
 
 def finish_unlink(connection: Connection, now: datetime) -> Decision:
@@ -377,7 +383,7 @@ def on_storage_failed(
     connection: Connection, event: StorageFailed, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """Say what is wrong with the folder; touch nothing."""
-    if connection.client not in (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.HANDOVER):
+    if connection.client not in (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.RESUMING):
         return Decision(connection=connection)
     if connection.intent in (Intent.LOGOUT, Intent.DELETE):
         return finish_unlink(connection, now)

@@ -72,6 +72,8 @@ def _deadline_passed(connection: Connection, now: datetime, limits: PolicyLimits
         case ClientPhase.PAIRING:
             return stop_client(become(connection, Reason.RESTORING))
         case ClientPhase.HANDOVER:
+            return stop_client(become(connection, Reason.RESTORING, last_disconnected_at=now))
+        case ClientPhase.RESUMING:
             slow = become(
                 connection,
                 Reason.RESTORING,

@@ -7,6 +7,10 @@ from enum import StrEnum
 from crm_whatsapp.domain.connection import Connection, Status
 
 
+FORGOTTEN = "forgotten"
+"""The event of a company's last transition: journal and database keep no state of it after."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
     """One change. `id` is a UUID: however often it is sent, it is recorded once.

@@ -60,6 +60,7 @@ class LeaseKeeper:
         self._waiting: dict[str, list[_Waiting]] = {}
         self._held: dict[str, Lease] = {}
         self._unleased: set[str] = set()
+        self._foreign: dict[str, str] = {}
         self._stopping = False
         self._lost_listener: LostListener = lambda company_id: None
         self._thread = threading.Thread(target=self._claim_loop, name="lease-claims", daemon=True)
@@ -87,9 +88,11 @@ class LeaseKeeper:
         lease = self._held.get(company_id)
         return lease.epoch if lease else 0
 
-    def holds(self, company_id: str) -> bool:
-        """Tell whether this pod holds the company's lease."""
-        return company_id in self._held
+    def owner_of(self, company_id: str) -> str | None:
+        """Return who runs the company as far as this pod knows; None when nobody does."""
+        if company_id in self._held or company_id in self._unleased:
+            return self.owner_id
+        return self._foreign.get(company_id)
 
     def give_up(self, company_id: str) -> None:
         """Release the lease of a session that is no longer wanted here."""
@@ -155,8 +158,10 @@ class LeaseKeeper:
                 self._unleased.discard(claim.company_id)
                 if claim.granted:
                     self._held[claim.company_id] = self._lease(claim, asked_at)
+                    self._foreign.pop(claim.company_id, None)
                 else:
                     self._held.pop(claim.company_id, None)
+                    self._foreign[claim.company_id] = claim.owner_id
         return claims
 
     def _lease(self, claim: LeaseClaim, asked_at: float) -> Lease:

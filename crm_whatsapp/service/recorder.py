@@ -11,14 +11,11 @@ import structlog
 from crm_whatsapp.domain.connection import Connection, Status
 from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.ports import StateJournal
-from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 
 log = structlog.get_logger(__name__)
 
 TransitionListener = Callable[[Transition], None]
-
-FORGOTTEN = "forgotten"
-"""The event name of a company's last transition: the row is to be removed."""
 
 
 class Recorder:

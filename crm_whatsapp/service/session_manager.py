@@ -29,11 +29,12 @@ from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
 from crm_whatsapp.domain.timer_rules import is_due
+from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
 from crm_whatsapp.service.effect_runner import EffectRunner, Work
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.mailroom import Mailroom
-from crm_whatsapp.service.recorder import FORGOTTEN, Recorder
+from crm_whatsapp.service.recorder import Recorder
 
 log = structlog.get_logger(__name__)
 
@@ -212,7 +213,7 @@ class SessionManager:
         return [
             ActiveSession(
                 connection=connection,
-                owner_id=self._parts.leases.owner_id if connection.client else None,
+                owner_id=self._parts.leases.owner_of(connection.company_id),
                 is_local=connection.client is not ClientPhase.NONE,
             )
             for connection in self.connections()
@@ -358,7 +359,6 @@ class SessionManager:
         with self._lock:
             self._runtimes.pop(runtime.company_id, None)
         self._parts.proxies.remove(runtime.company_id)
-        self._parts.journal.forget_company(runtime.company_id)
         self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
         self._parts.leases.give_up(runtime.company_id)
 
@@ -418,7 +418,7 @@ class SessionManager:
     def _post_work(self, company_id: str, generation: int, work: Work) -> None:
         def when_current(runtime: CompanyRuntime) -> None:
             connection = runtime.connection
-            expected = (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.HANDOVER)
+            expected = (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.RESUMING)
             if connection.generation == generation and connection.client in expected:
                 work(connection)
 
@@ -435,8 +435,11 @@ class SessionManager:
         return code
 
     def _has_credentials(self, company_id: str) -> bool:
-        """Tell whether something is saved. A folder that cannot be read holds something:
-        the start will say what is wrong with it."""
+        """Tell whether something is saved. The store of a running client is left alone. A folder
+        that cannot be read holds something: the start will say what is wrong with it."""
+        runtime = self._runtimes.get(company_id)
+        if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
+            return runtime.connection.jid is not None
         try:
             return self._parts.folders.has_credentials(company_id)
         except StorageError as error:

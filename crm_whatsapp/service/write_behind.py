@@ -9,8 +9,12 @@ from tenacity import RetryCallState, wait_exponential_jitter
 
 from crm_whatsapp.domain.errors import StoreRejected, StoreUnavailable
 from crm_whatsapp.domain.ports import ConnectionStore, StateJournal
-from crm_whatsapp.domain.transitions import Transition, TransitionOutcome, TransitionReceipt
-from crm_whatsapp.service.recorder import FORGOTTEN
+from crm_whatsapp.domain.transitions import (
+    FORGOTTEN,
+    Transition,
+    TransitionOutcome,
+    TransitionReceipt,
+)
 
 log = structlog.get_logger(__name__)
 
