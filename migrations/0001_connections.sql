@@ -61,7 +61,7 @@ comment on column public.whatsapp_connections.degraded is
     'Connected, but the link does not answer as it should.';
 comment on column public.whatsapp_connections.jid is 'The linked device at WhatsApp.';
 comment on column public.whatsapp_connections.lid is 'The same device under its hidden identity.';
-comment on column public.whatsapp_connections.phone_number is 'Digits only, without a plus sign.';
+comment on column public.whatsapp_connections.phone_number is 'E.164, with the plus sign.';
 comment on column public.whatsapp_connections.push_name is 'The name the account shows to others.';
 comment on column public.whatsapp_connections.platform is 'The kind of phone it is linked to.';
 comment on column public.whatsapp_connections.retry_at is
