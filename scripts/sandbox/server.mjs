@@ -16,7 +16,7 @@ import { Post } from './edge/post.mjs'
 import { createProxy } from './edge/proxy.mjs'
 import { Trace } from './edge/trace.mjs'
 
-const PARENT_CHECK_MS = 1000
+const PARENT_CHECK_MS = 500
 
 const { values: options } = parseArgs({
   options: {
@@ -59,14 +59,14 @@ function createTlsServer(edge) {
   return server
 }
 
-/** Listen on the wanted port when it is free, otherwise on one the system chooses. */
-function listen(server, wanted) {
+/** Listen on the port that was asked for; else on the last one, when it is free; else on any. */
+function listen(server, asked, last) {
   return new Promise((resolve, reject) => {
     server.once('error', (error) => {
-      if (error.code !== 'EADDRINUSE' || !wanted) reject(error)
-      else resolve(listen(server, 0))
+      if (error.code !== 'EADDRINUSE' || asked || !last) reject(error)
+      else resolve(listen(server))
     })
-    server.listen(Number(wanted ?? 0), '127.0.0.1', () => resolve(server.address().port))
+    server.listen(Number(asked ?? last ?? 0), '127.0.0.1', () => resolve(server.address().port))
   })
 }
 
@@ -110,8 +110,8 @@ const admin = new Admin(edge, {
   },
 })
 const ports = readPorts()
-const proxyPort = await listen(proxy, options['proxy-port'] ?? ports.proxy)
-const adminPort = await listen(admin.server, options['admin-port'] ?? ports.admin)
+const proxyPort = await listen(proxy, options['proxy-port'], ports.proxy)
+const adminPort = await listen(admin.server, options['admin-port'], ports.admin)
 writeAtomically(at('ports.json'), JSON.stringify({ proxy: proxyPort, admin: adminPort }))
 endWith(edge)
 const facts = {

@@ -88,7 +88,7 @@ export class Admin {
       const result = await route(body, url.searchParams, aborted.signal)
       return this.#send(response, 200, JSON.stringify(result))
     } catch (error) {
-      const status = error.status ?? (error instanceof PairingError ? 409 : 400)
+      const status = error.status ?? (error instanceof PairingError ? 409 : error instanceof TypeError ? 500 : 400)
       return this.#send(response, status, JSON.stringify({ error: error.message }))
     }
   }
@@ -143,9 +143,14 @@ export class Admin {
     }
   }
 
+  /** A new phone, or the one that has this number already. */
   #createPhone({ number, name, registered }) {
-    const phone = this.edge.accounts.createPhone({ number, name, registered })
-    this.edge.accounts.flush()
+    const { accounts } = this.edge
+    const phone = (number && accounts.findPhone(String(number))) || accounts.createPhone({ number, name, registered })
+    if (name) phone.name = name
+    if (typeof registered === 'boolean') phone.registered = registered
+    accounts.touch(phone)
+    accounts.flush()
     return this.#phone(phone)
   }
 
