@@ -267,6 +267,7 @@ def _connect_listeners(parts: Parts) -> None:
     parts.recorder.listen(recorded)
     parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
     parts.write_behind.on_return(parts.reconciliation.request)
+    parts.write_behind.on_return(lambda: parts.jobs.run_soon("schema-check"))
 
 
 def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
@@ -310,6 +311,7 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
             name="schema-check",
             interval_seconds=settings.sync_interval_seconds,
             function=parts.readiness.check_schema,
+            at_once=True,
         ),
     ]
 

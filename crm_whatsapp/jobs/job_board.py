@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -16,11 +16,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One row of the table: a name, how often, and what."""
+    """One row of the table: a name, how often, and what.
+
+    at_once: the first run comes with the start of the board, not one interval later.
+    """
 
     name: str
     interval_seconds: float
     function: Callable[[], object]
+    at_once: bool = False
 
 
 @dataclass(slots=True)
@@ -53,13 +57,16 @@ class JobBoard:
         self._records[job.name] = JobRecord()
 
     def start(self) -> None:
-        """Begin to run the table; first runs come one interval after this."""
+        """Begin to run the table; first runs come one interval after this, or at once."""
+        now = datetime.now(UTC)
         for job in self._jobs:
+            first = now if job.at_once else now + timedelta(seconds=job.interval_seconds)
             self._scheduler.add_job(
                 self.run,
                 "interval",
                 args=[job],
                 seconds=job.interval_seconds,
+                next_run_time=first,
                 id=job.name,
                 name=job.name,
             )
@@ -69,6 +76,11 @@ class JobBoard:
         """Start no job any more; a running one is not waited for."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+
+    def run_soon(self, name: str) -> None:
+        """Run a job now, and then at its interval again; returns at once."""
+        if self._scheduler.running:
+            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def run(self, job: Job) -> None:
         """Run one job now and note the outcome."""
