@@ -74,7 +74,7 @@ def _no_nul(value: str) -> str:
 
 def _printable(value: str) -> str:
     if _CONTROL_CHARACTERS.search(value):
-        raise PydanticCustomError("crm_control", "Control characters are not allowed.")
+        raise PydanticCustomError("control_characters", "Control characters are not allowed")
     return value
 
 
