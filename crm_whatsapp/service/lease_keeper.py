@@ -2,7 +2,8 @@
 
 A foreign live lease is obeyed while the database can be reached, because deploys overlap. A
 database that cannot be reached neither blocks a start nor stops a session: the lock on
-SESSIONS_DIR already proves that no other process of this disk runs it.
+SESSIONS_DIR already proves that no other process of this disk runs it. Claims of starts and
+releases are made by one thread, in the order in which they were asked for: nobody waits for them.
 Source: River, internal/leadership (trust a term until start + ttl - margin); migrations/.
 """
 
@@ -26,10 +27,14 @@ LostListener = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTerms:
-    """How long a lease lasts and how much of that is not trusted, in seconds."""
+    """How long a lease lasts and how much of that is not trusted, in seconds.
+
+    away_seconds: after a call without answer, starts do not ask for a lease for so long.
+    """
 
     ttl_seconds: float = 60.0
     margin_seconds: float = 5.0
+    away_seconds: float = 15.0
     capacity: int = 300
 
 
@@ -61,6 +66,9 @@ class LeaseKeeper:
         self._held: dict[str, Lease] = {}
         self._unleased: set[str] = set()
         self._foreign: dict[str, str] = {}
+        self._given_up: list[Lease] = []
+        self._given_up: list[Lease] = []
+        self._away_until_monotonic = float("-inf")
         self._stopping = False
         self._lost_listener: LostListener = lambda company_id: None
         self._thread = threading.Thread(target=self._claim_loop, name="lease-claims", daemon=True)
@@ -95,12 +103,13 @@ class LeaseKeeper:
         return self._foreign.get(company_id)
 
     def give_up(self, company_id: str) -> None:
-        """Release the lease of a session that is no longer wanted here."""
+        """Release the lease of a session that is no longer wanted here; returns at once."""
         with self._changed:
             lease = self._held.pop(company_id, None)
             self._unleased.discard(company_id)
-        if lease is not None:
-            self._release([lease])
+            if lease is not None:
+                self._given_up.append(lease)
+                self._changed.notify_all()
 
     def tick(self, session_count: int, *, draining: bool = False) -> None:
         """Renew every lease, and claim for sessions that started while the database was away.
@@ -118,6 +127,7 @@ class LeaseKeeper:
         before = dict(self._held)
         asked_at = self._clock.monotonic()
         renewed = self._store.tick(report, list(before.values()), self._terms.ttl_seconds)
+        self._away_until_monotonic = float("-inf")
         with self._changed:
             for claim in renewed:
                 if self._held.get(claim.company_id) == before.get(claim.company_id):
@@ -125,18 +135,18 @@ class LeaseKeeper:
         missing = before.keys() - {claim.company_id for claim in renewed}
         self._claim_again(sorted(missing | set(self._unleased)))
 
-    def release_all(self) -> None:
-        """Let every term end now, so that the next process need not wait."""
-        with self._changed:
-            leases = list(self._held.values())
-            self._held.clear()
-        self._release(leases)
+    def stop(self, timeout_seconds: float) -> None:
+        """Let every term end now, so that the next process need not wait; deny what waits.
 
-    def stop(self) -> None:
-        """End the claiming thread; what still waits is denied."""
+        Args:
+            timeout_seconds: leases that are not released by then expire.
+        """
         with self._changed:
+            self._given_up.extend(self._held.values())
+            self._held.clear()
             self._stopping = True
             self._changed.notify_all()
+        self._thread.join(timeout_seconds)
 
     def _claim_again(self, company_ids: Sequence[str]) -> None:
         if not company_ids:
@@ -175,11 +185,14 @@ class LeaseKeeper:
     def _claim_loop(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
+                while not (self._waiting or self._given_up or self._stopping):
                     self._changed.wait()
                 waiting, self._waiting = self._waiting, {}
-                if self._stopping:
-                    break
+                given_up, self._given_up = self._given_up, []
+                stopping = self._stopping
+            self._release(given_up)
+            if stopping:
+                break
             self._answer(waiting)
         for entries in waiting.values():
             for entry in entries:
@@ -187,13 +200,7 @@ class LeaseKeeper:
 
     def _answer(self, waiting: dict[str, list[_Waiting]]) -> None:
         """Claim for everybody who waits, in one call."""
-        claims: dict[str, LeaseClaim] = {}
-        try:
-            claims = {claim.company_id: claim for claim in self._claim(sorted(waiting))}
-        except StoreUnavailable:
-            log.warning("starting without a lease: the database is away", sessions=len(waiting))
-        except CrmWhatsappError as error:
-            log.error("starting without a lease", detail=error.message, sessions=len(waiting))
+        claims = self._claim_unless_away(sorted(waiting)) if waiting else {}
         for company_id, entries in waiting.items():
             claim = claims.get(company_id)
             if claim is None:
@@ -205,10 +212,33 @@ class LeaseKeeper:
                 else:
                     entry.denied(claim.expires_in_seconds)
 
+    def _claim_unless_away(self, company_ids: Sequence[str]) -> dict[str, LeaseClaim]:
+        """Return the answers; none when the database does not give any."""
+        if not self._is_away():
+            try:
+                return {claim.company_id: claim for claim in self._claim(company_ids)}
+            except StoreUnavailable:
+                self._note_away()
+            except CrmWhatsappError as error:
+                sessions = len(company_ids)
+                log.error("starting without a lease", detail=error.message, sessions=sessions)
+                return {}
+        log.warning("starting without a lease: the database is away", sessions=len(company_ids))
+        return {}
+
     def _release(self, leases: Sequence[Lease]) -> None:
-        if not leases:
+        if not leases or self._is_away():
             return
         try:
             self._store.release(self.owner_id, leases)
         except CrmWhatsappError as error:
+            if isinstance(error, StoreUnavailable):
+                self._note_away()
             log.warning("leases were not released and will expire", detail=error.message)
+
+    def _is_away(self) -> bool:
+        """Tell whether the database has just failed to answer: starts do not wait for it again."""
+        return self._clock.monotonic() < self._away_until_monotonic
+
+    def _note_away(self) -> None:
+        self._away_until_monotonic = self._clock.monotonic() + self._terms.away_seconds
