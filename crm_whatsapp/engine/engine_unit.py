@@ -67,6 +67,7 @@ class Engine:
         self.retiring = False
         self.ending = False
         self.unusable: str | None = None
+        self.modules: frozenset[str] = frozenset()
         self.pulse = Pulse()
         self.abandoned: dict[Key, float] = {}
         self.spawn_due_at = time.monotonic()

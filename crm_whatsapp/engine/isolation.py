@@ -9,6 +9,8 @@ from crm_whatsapp.engine.engine_unit import Engine
 from crm_whatsapp.engine.session_table import Session, Stage
 from crm_whatsapp.engine.settings import EngineSettings
 
+_ASK_AGAIN_SECONDS = 30.0
+
 
 class IsolationWard:
     """Keeps isolation engines, one session each, and a queue in front of them."""
@@ -62,7 +64,8 @@ class IsolationWard:
         for engine in self._engines:
             for session in list(engine.sessions.values()):
                 connected = session.connected_at is not None and now - session.connected_at >= proof
-                if connected and session.handover_requested_at is None:
+                asked_at = session.handover_requested_at
+                if connected and (asked_at is None or now - asked_at >= _ASK_AGAIN_SECONDS):
                     session.handover_requested_at = now
                     self._request_handover(session)
 

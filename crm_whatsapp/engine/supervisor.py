@@ -54,22 +54,25 @@ class Supervisor:
 
     def probe(self, company_id: str, generation: int) -> None:
         """See EngineFleet."""
-        self._loop.post(lambda: self._fleet.probe(company_id, generation))
+        self._loop.post(lambda: self._fleet.calls.probe(company_id, generation))
 
     def logout(self, company_id: str, generation: int) -> None:
         """See EngineFleet."""
-        self._loop.post(lambda: self._fleet.logout(company_id, generation))
+        self._loop.post(lambda: self._fleet.calls.logout(company_id, generation))
 
     def send_text(
         self, company_id: str, generation: int, *, to_jid: str, text: str, timeout_seconds: float
     ) -> Future[SentMessage]:
         """See EngineFleet."""
         future: Future[SentMessage] = Future()
+        future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
         if self._shut_down:
             future.set_exception(EngineUnavailable())
             return future
         key = (company_id, generation)
-        self._loop.post(lambda: self._fleet.send_text(key, to_jid, text, timeout_seconds, future))
+        self._loop.post(
+            lambda: self._fleet.calls.send_text(key, to_jid, text, timeout_seconds, future)
+        )
         return future
 
     def health(self) -> list[EngineHealth]:

@@ -1,0 +1,56 @@
+"""The frames between an engine and its supervisor."""
+
+import pytest
+
+from crm_whatsapp.engine.child_settings import ChildSettings
+from crm_whatsapp.engine.frames import (
+    FrameError,
+    Report,
+    decode,
+    encode,
+    get_int,
+    get_number,
+    get_text,
+)
+
+
+def test_there_and_back() -> None:
+    frame = {"type": Report.EVENT, "text": "olá 👋 \ud800", "n": 1.5}
+    assert decode(encode(frame)) == frame
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"type": 1}', b"\x80\x04K\x01."])
+def test_what_is_no_frame_is_refused(data: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode(data)
+
+
+def test_fields_are_checked() -> None:
+    frame = {"type": "t", "text": "a", "int": 1, "number": 1.5, "bool": True}
+    assert (get_text(frame, "text"), get_int(frame, "int"), get_number(frame, "number")) == (
+        "a",
+        1,
+        1.5,
+    )
+    for get, key in ((get_text, "int"), (get_int, "bool"), (get_number, "text"), (get_int, "no")):
+        with pytest.raises(FrameError):
+            get(frame, key)
+
+
+def test_settings_cross_the_pipe() -> None:
+    settings = ChildSettings(
+        device_name="Ünïcode",
+        log_level="INFO",
+        disposable=False,
+        careful=True,
+        start_gate_max_seconds=0.05,
+        call_entry_max_seconds=0.01,
+        dials_at_once=25,
+        lock_wait_seconds=10,
+        slow_stop_seconds=7,
+        calls_per_client=8,
+        calls_per_engine=100,
+        heartbeat_seconds=1,
+        memory_check_seconds=15,
+    )
+    assert ChildSettings.from_frame(decode(encode(settings.frame()))) == settings
