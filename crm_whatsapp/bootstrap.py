@@ -151,7 +151,9 @@ def build(settings: Settings) -> Parts:
         store=SupabaseLeaseStore(client),
         owner_id=owner_id,
         clock=clock,
-        terms=LeaseTerms(ttl_seconds=settings.lease_ttl_seconds),
+        terms=LeaseTerms(
+            ttl_seconds=settings.lease_ttl_seconds, away_seconds=settings.lease_renew_seconds
+        ),
         started_at=clock.now(),
     )
     proxies = EncryptedProxyVault(root)
@@ -391,9 +393,8 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
         log.warning(
             "changes wait on disk for the next start", pending=parts.journal.pending_count()
         )
-    parts.leases.stop()
-    if parts.write_behind.is_reachable:
-        parts.leases.release_all()
+    left = timeout_seconds * 0.9 - (time.monotonic() - begun)
+    parts.leases.stop(max(0.1, min(2.0, left)))
     parts.journal.close()
     log.info(
         f"Shutdown complete: {len(live) - len(unclean)} of {len(live)} sessions preserved cleanly",

@@ -20,6 +20,8 @@ from crm_whatsapp.domain.ports import Clock, LeaseStore
 
 log = structlog.get_logger(__name__)
 
+_SLOW_SECONDS = 1.0
+
 Granted = Callable[[], None]
 Denied = Callable[[float], None]
 LostListener = Callable[[str], None]
@@ -29,7 +31,7 @@ LostListener = Callable[[str], None]
 class LeaseTerms:
     """How long a lease lasts and how much of that is not trusted, in seconds.
 
-    away_seconds: after a call without answer, starts do not ask for a lease for so long.
+    away_seconds: after a call that hung and failed, starts do not ask for a lease for so long.
     """
 
     ttl_seconds: float = 60.0
@@ -215,10 +217,11 @@ class LeaseKeeper:
     def _claim_unless_away(self, company_ids: Sequence[str]) -> dict[str, LeaseClaim]:
         """Return the answers; none when the database does not give any."""
         if not self._is_away():
+            asked_at = self._clock.monotonic()
             try:
                 return {claim.company_id: claim for claim in self._claim(company_ids)}
             except StoreUnavailable:
-                self._note_away()
+                self._note_away(asked_at)
             except CrmWhatsappError as error:
                 sessions = len(company_ids)
                 log.error("starting without a lease", detail=error.message, sessions=sessions)
@@ -229,16 +232,19 @@ class LeaseKeeper:
     def _release(self, leases: Sequence[Lease]) -> None:
         if not leases or self._is_away():
             return
+        asked_at = self._clock.monotonic()
         try:
             self._store.release(self.owner_id, leases)
         except CrmWhatsappError as error:
             if isinstance(error, StoreUnavailable):
-                self._note_away()
+                self._note_away(asked_at)
             log.warning("leases were not released and will expire", detail=error.message)
 
     def _is_away(self) -> bool:
-        """Tell whether the database has just failed to answer: starts do not wait for it again."""
+        """Tell whether a call has just hung: the next starts do not wait for another one."""
         return self._clock.monotonic() < self._away_until_monotonic
 
-    def _note_away(self) -> None:
-        self._away_until_monotonic = self._clock.monotonic() + self._terms.away_seconds
+    def _note_away(self, asked_at: float) -> None:
+        now = self._clock.monotonic()
+        if now - asked_at >= _SLOW_SECONDS:
+            self._away_until_monotonic = now + self._terms.away_seconds

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crm_whatsapp.domain.connection import Connection
 from crm_whatsapp.domain.errors import InvalidInput, StorageError
-from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS, read_record, write_record
 from crm_whatsapp.stores.journal_file import close_journal, open_journal, primary_code
 from crm_whatsapp.stores.transition_record import read_transition, write_transition
@@ -72,6 +72,8 @@ class SqliteStateJournal:
     def append(self, transition: Transition) -> None:
         """Record it and the connection's latest state in one step; the same id only once.
 
+        FORGOTTEN takes the state away instead, so that no later start knows of the company.
+
         Raises:
             StorageError: the disk is full or not writable.
         """
@@ -80,7 +82,9 @@ class SqliteStateJournal:
         entry = (transition.id, connection.company_id, int(keep), write_transition(transition))
         with self._writing(durable=transition.final) as db:
             added = db.execute(_PUT_ENTRY, entry).rowcount
-            if added:
+            if added and transition.event == FORGOTTEN:
+                db.execute("delete from connections where company_id = ?", (connection.company_id,))
+            elif added:
                 db.execute(_PUT_STATE, _state_of(connection))
         with self._lock:
             self._backlog += added

@@ -29,7 +29,7 @@ from crm_whatsapp.domain.connection import (
 )
 from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.ports import StateJournal
-from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS
 from crm_whatsapp.stores.state_journal import SqliteStateJournal
 
@@ -58,11 +58,12 @@ def change(
     final: bool = False,
     sets_desired_state: bool = False,
     status: Status = Status.CONNECTING,
+    event: str = "ClientDisconnected",
 ) -> Transition:
     return Transition(
         id=str(uuid.uuid4()),
         connection=Connection(company_id=company_id, version=version, status=status),
-        event="ClientDisconnected",
+        event=event,
         from_status=Status.CONNECTED,
         occurred_at=NOON + timedelta(seconds=version),
         final=final,
@@ -184,6 +185,18 @@ def test_forgetting_leaves_nothing_of_the_company(journal: SqliteStateJournal, p
     again = reopened(journal, path)
     assert again.pending(10) == [kept]
     assert [c.company_id for c in again.load_connections()] == [OTHER]
+    again.close()
+
+
+def test_a_forgotten_company_is_unknown_to_the_next_start_while_its_end_waits_to_be_sent(
+    journal: SqliteStateJournal, path: Path
+) -> None:
+    first, last = change(version=1), change(version=2, event=FORGOTTEN)
+    journal.append(first)
+    journal.append(last)
+    again = reopened(journal, path)
+    assert again.load_connections() == []
+    assert [item.id for item in again.pending(10)] == [first.id, last.id]
     again.close()
 
 
