@@ -67,9 +67,11 @@ class Sandbox:
 
         Raises:
             SandboxError: it did not become ready within a minute; says why.
+            NodeRuntimeError: there is no Node.js, or the npm packages cannot be installed.
         """
         folder = Path(state_dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        _install_packages()  # here, because it may take longer than a start
         command = [sys.executable, str(HERE / "sandbox.py"), "run", "--state-dir", str(folder)]
         log = folder / "sandbox.log"
         with log.open("ab") as log_file:

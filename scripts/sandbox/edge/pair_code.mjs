@@ -7,7 +7,7 @@ import { bytes, child, node, nowSeconds, parseJid, SERVER } from './stanza.mjs'
 
 const ITERATIONS = 131_072
 const FINISH_SECONDS = 30
-const CODE = /^[1-9A-HJKLMNP-TV-Z]{8}$/
+const CODE = /^[0-9A-Z]{8}$/
 const derive = promisify(crypto.pbkdf2)
 
 /** AES-256-CTR under a key stretched from the code; the same call wraps and unwraps. */
