@@ -6,7 +6,6 @@ from enum import StrEnum
 
 from crm_whatsapp.domain.connection import Connection, Status
 
-
 FORGOTTEN = "forgotten"
 """The event of a company's last transition: journal and database keep no state of it after."""
 

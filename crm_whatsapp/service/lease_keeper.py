@@ -69,7 +69,6 @@ class LeaseKeeper:
         self._unleased: set[str] = set()
         self._foreign: dict[str, str] = {}
         self._given_up: list[Lease] = []
-        self._given_up: list[Lease] = []
         self._away_until_monotonic = float("-inf")
         self._stopping = False
         self._lost_listener: LostListener = lambda company_id: None
