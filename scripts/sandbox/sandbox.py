@@ -9,6 +9,7 @@ From Python: `Sandbox.start(folder)` gives a sandbox that ends with the calling 
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import dataclasses
 import datetime
@@ -345,7 +346,7 @@ def _patched_neonize(folder: Path, public_key: bytes) -> Path:
     if stamp_file.exists() and stamp_file.read_text() == stamp:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", *(path.name for path in libraries))
+    ignored = shutil.ignore_patterns(*(path.name for path in libraries))
     shutil.copytree(source, folder / "neonize", ignore=ignored)
     for library in libraries:
         content = library.read_bytes()
@@ -359,6 +360,7 @@ def _patched_neonize(folder: Path, public_key: bytes) -> Path:
         copy.chmod(0o755)
     if not libraries:
         raise SandboxError(f"{source} has no library for this platform")
+    compileall.compile_dir(folder / "neonize", quiet=2)  # or the first clients are slow to start
     _write(stamp_file, stamp.encode())
     return folder
 
