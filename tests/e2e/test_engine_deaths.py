@@ -125,6 +125,58 @@ def test_an_engine_past_its_bounds_is_replaced_while_its_sessions_stay_up(
         assert deployment.phones.counters(seeded[company_id])["max_simultaneous"] == 1
 
 
+@pytest.mark.parametrize("answer", [413, 414])
+def test_a_session_that_kills_its_engine_at_boot_ends_failed_and_the_others_run(
+    deployment: Deployment, record_property: Any, answer: int
+) -> None:
+    seeded = deployment.seed(50)
+    poison, *neighbours = seeded
+    deployment.phones.fail_logins(seeded[poison], answer)
+    deployment.start()
+    assert_poison_ends_alone(deployment, seeded, poison, neighbours, record_property)
+
+
+def test_a_session_that_kills_its_engine_later_disturbs_the_others_once(
+    deployment: Deployment, record_property: Any
+) -> None:
+    seeded = deployment.seed(50)
+    poison, *neighbours = seeded
+    service = deployment.start()
+    deployment.await_all_connected(list(seeded), 30)
+    deployment.phones.fail_logins(seeded[poison], 413)
+    service.post("disconnect", company_id=poison)
+    service.post("connect", company_id=poison, method="qr")
+    assert_poison_ends_alone(deployment, seeded, poison, neighbours, record_property)
+
+
+def assert_poison_ends_alone(
+    deployment: Deployment,
+    seeded: dict[str, str],
+    poison: str,
+    neighbours: list[str],
+    record_property: Any,
+) -> None:
+    begun = time.monotonic()
+    row = deployment.await_row(poison, 60, status="failed")
+    assert (row["reason"], row["user_action"]) == ("engine-crash", "contact-support")
+    deployment.await_all_connected(neighbours, 60)
+    record_property("settled_seconds", round(time.monotonic() - begun, 2))
+    logins = Counter(deployment.phones.counters(seeded[item])["logins"] for item in neighbours)
+    record_property("neighbours_by_logins", dict(logins))
+    record_property("engine_deaths", len(deployment.engine_deaths()))
+    shown = deployment.service.status(poison)
+    assert (shown["status"], shown["reason"]) == ("failed", "engine-crash")
+    assert deployment.folders.has_credentials(poison)
+    assert max(logins) <= 2, f"neighbours by number of logins: {dict(logins)}"
+    assert len(deployment.engine_deaths()) == 2
+    for company_id in neighbours:
+        deployment.await_row(company_id, status="connected")
+        assert deployment.phones.counters(seeded[company_id])["max_simultaneous"] == 1
+    for _ in range(5):
+        deployment.service.status(poison)
+    assert deployment.phones.counters(seeded[poison])["failures"] == 2
+
+
 @dataclass(slots=True)
 class Storm:
     """Sends at a steady rate while sessions are stopped and started, all from one seed.
