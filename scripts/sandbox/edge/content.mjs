@@ -1,6 +1,7 @@
 // What is inside a message: reading the text and the attachment out of it, and making one.
 import { proto } from 'baileys/WAProto/index.js'
 
+const { Type } = proto.Message.ProtocolMessage
 const MEDIA = {
   imageMessage: 'image', videoMessage: 'video', audioMessage: 'audio',
   documentMessage: 'document', stickerMessage: 'sticker',
@@ -14,6 +15,12 @@ function unwrap(message) {
     if (message[name]?.message) return unwrap(message[name].message)
   }
   return message
+}
+
+function readProtocol({ type, key, editedMessage }, store) {
+  if (type === Type.REVOKE) return { kind: 'revoke', text: null, target: key?.id }
+  if (type === Type.MESSAGE_EDIT) return { kind: 'edit', text: readContent(editedMessage, store).text, target: key?.id }
+  return { kind: 'protocol', text: null, protocol: type }
 }
 
 /** {kind, text, media?}; text is null when there is none. */
@@ -42,7 +49,7 @@ export function readContent(message, store) {
   }
   const poll = inner.pollCreationMessage ?? inner.pollCreationMessageV2 ?? inner.pollCreationMessageV3
   if (poll) return { kind: 'poll', text: poll.name, options: poll.options.map(({ optionName }) => optionName) }
-  if (inner.protocolMessage) return { kind: 'protocol', text: null, protocol: inner.protocolMessage.type }
+  if (inner.protocolMessage) return readProtocol(inner.protocolMessage, store)
   return { kind: Object.keys(inner).find((key) => key !== 'messageContextInfo') ?? 'empty', text: null }
 }
 
