@@ -24,6 +24,7 @@ from typing import Any
 
 import psycopg
 
+from crm_whatsapp.domain.errors import CrmWhatsappError
 from foreground import AskedToEnd, GuardedProcess, ended_by_signals, wait_while
 from local_supabase import LocalSupabase, StackError
 from node_runtime import NodeRuntimeError
@@ -195,6 +196,9 @@ def main() -> int:
         StackError,
     ) as error:
         print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except CrmWhatsappError as error:
+        print(f"demo: {error.message} To start over: make demo ARGS=--reset", file=sys.stderr)
         return 1
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +102,9 @@ def test_a_session_that_failed_is_named_with_its_reason_and_what_to_do(
     deployment: Deployment,
 ) -> None:
     good, bad = deployment.seed(2)
-    jid = deployment.folders.inspect(bad, deep=False).credentials
-    assert jid is not None
-    deployment.phones.call("fail-logins", {"jid": jid.jid, "reason": 406, "count": -1})
+    credentials = deployment.folders.inspect(bad, deep=False).credentials
+    assert credentials is not None
+    deployment.phones.call("fail-logins", {"jid": credentials.jid, "reason": 406, "count": -1})
     service = deployment.start()
 
     outcome = verify("--url", service.url, "--json", key=service.api_key)
@@ -190,9 +192,8 @@ def test_restore_proves_one_stop_and_restore(deployment: Deployment) -> None:
 
     assert outcome.exit_code == 0, outcome.text
     assert f"{first} came back in" in outcome.finding("stop and restore")["detail"]
-    logins = {
-        jid: item["logins"] for jid, item in deployment.phones.call("state")["counters"].items()
-    }
+    counters = deployment.phones.call("state")["counters"]
+    logins = {jid: item["logins"] for jid, item in counters.items()}
     report = deployment.folders.inspect(second, deep=False)
     assert report.credentials is not None
     assert logins[report.credentials.jid] == 1
@@ -209,9 +210,26 @@ def test_restore_refuses_a_company_that_is_not_connected(deployment: Deployment)
     assert "is not connected now" in outcome.finding("stop and restore")["detail"]
 
 
-def test_a_redirect_is_not_followed_with_the_key(deployment: Deployment) -> None:
-    service = deployment.start()
+def test_a_redirect_is_reported_and_not_followed() -> None:
+    asked: list[str] = []
 
-    outcome = verify("--url", f"{service.url}//x/..", "--json", key=service.api_key)
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        outcome = verify("--url", f"http://127.0.0.1:{server.server_port}", key="k" * 20)
+        server.shutdown()
+        thread.join()
 
     assert outcome.exit_code == 1
+    assert "redirects to /elsewhere: use that." in outcome.text
+    assert asked == ["/healthz"]
