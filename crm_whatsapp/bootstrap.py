@@ -31,6 +31,7 @@ from crm_whatsapp.service.write_behind import WriteBehind
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.sessions.proxy_vault import EncryptedProxyVault
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
+from crm_whatsapp.sessions.store_log import settle_stores
 from crm_whatsapp.stores.connection_store import SupabaseConnectionStore
 from crm_whatsapp.stores.lease_store import SupabaseLeaseStore
 from crm_whatsapp.stores.migrator import apply_migrations, manual_instructions, newest_version
@@ -80,6 +81,7 @@ class Parts:
     """The running service, piece by piece."""
 
     settings: Settings
+    folders: LocalSessionFolders
     journal: SqliteStateJournal
     recorder: Recorder
     write_behind: WriteBehind
@@ -226,6 +228,7 @@ def build(settings: Settings) -> Parts:
     )
     parts = Parts(
         settings=settings,
+        folders=folders,
         journal=journal,
         recorder=recorder,
         write_behind=write_behind,
@@ -387,6 +390,10 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     unclean = parts.fleet.shutdown(timeout_seconds * 0.6)
     for company_id in unclean:
         log.warning("the client did not stop in time and was ended", company_id=company_id)
+    left = timeout_seconds * 0.75 - (time.monotonic() - begun)
+    stores = [parts.folders.store_path(item.company_id) for item in live]
+    for path, why in settle_stores(stores, max(0.2, left)):
+        log.warning("a store keeps its log beside it", path=str(path), detail=why)
     parts.manager.stop(1.0)
     left = timeout_seconds * 0.85 - (time.monotonic() - begun)
     if not parts.write_behind.stop(max(0.2, min(2.0, left))):

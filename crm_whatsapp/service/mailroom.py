@@ -1,6 +1,7 @@
 """Mailboxes: each company's messages are handled one after another, companies in parallel."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -57,11 +58,12 @@ class Mailroom:
             thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
-        """Handle what was posted so far, then end the threads."""
+        """Handle what was posted so far, then end the threads; not for longer than the time."""
+        give_up_at = time.monotonic() + timeout_seconds
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
-            thread.join(timeout_seconds)
+            thread.join(max(0.0, give_up_at - time.monotonic()))
 
     def post(self, mailbox: Mailbox, message: Message) -> None:
         """Have the message handled after everything posted to this mailbox before."""
