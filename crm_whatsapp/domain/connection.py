@@ -89,6 +89,10 @@ class Intent(StrEnum):
     PAIR = "pair"  # pair anew as soon as the running client has stopped
 
 
+UNLINKING = (Intent.LOGOUT, Intent.DELETE)
+"""The intents that end in the removal of the session."""
+
+
 class PairingMethod(StrEnum):
     """How a phone is linked."""
 

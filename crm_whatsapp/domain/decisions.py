@@ -239,9 +239,14 @@ def start_pairing(
     return Decision(connection=started, effects=(effect,))
 
 
-def stop_effect(connection: Connection) -> StopClient:
-    """Return the effect that stops the current client."""
-    return StopClient(generation=connection.generation)
+def stop_client(connection: Connection) -> Decision:
+    """Order the client to stop, unless there is none or it is stopping already."""
+    if connection.client in (ClientPhase.NONE, ClientPhase.STOPPING):
+        return Decision(connection=connection)
+    stopping = replace(connection, client=ClientPhase.STOPPING)
+    if connection.client is ClientPhase.HANDOVER:
+        return Decision(connection=stopping)
+    return Decision(connection=stopping, effects=(StopClient(generation=connection.generation),))
 
 
 def settled(connection: Connection, now: datetime, limits: PolicyLimits) -> Connection:

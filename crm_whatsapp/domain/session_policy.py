@@ -9,49 +9,60 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
-from crm_whatsapp.domain import engine_rules, events, pairing_rules, request_rules, timer_rules
+from crm_whatsapp.domain import events
 from crm_whatsapp.domain.connection import LOCAL_FIELDS, Connection
 from crm_whatsapp.domain.decisions import Decision, PolicyLimits
+from crm_whatsapp.domain.rules import (
+    ending_rules,
+    link_rules,
+    obstacle_rules,
+    pairing_rules,
+    refusal_rules,
+    request_rules,
+    restore_rules,
+    timer_rules,
+    unlink_rules,
+)
 
 _Rule = Callable[[Connection, Any, datetime, PolicyLimits], Decision]
 
 _RULES: dict[type[events.Event], _Rule] = {
-    events.PollArrived: request_rules.on_poll,
-    events.StartupFound: request_rules.on_startup,
-    events.RecordLoaded: request_rules.on_loaded,
+    events.PollArrived: restore_rules.on_poll,
+    events.StartupFound: restore_rules.on_startup,
+    events.RecordLoaded: restore_rules.on_loaded,
     events.ConnectRequested: request_rules.on_connect,
-    events.RestoreRequested: request_rules.on_restore,
+    events.RestoreRequested: restore_rules.on_restore,
     events.DisconnectRequested: request_rules.on_disconnect,
-    events.LogoutRequested: request_rules.on_logout,
-    events.DeleteRequested: request_rules.on_delete,
+    events.LogoutRequested: unlink_rules.on_logout,
+    events.DeleteRequested: unlink_rules.on_delete,
     events.ServiceStopping: request_rules.on_service_stopping,
-    events.DesiredStateChanged: request_rules.on_desired_state,
-    events.LeaseDenied: request_rules.on_lease_denied,
-    events.LeaseLost: request_rules.on_lease_lost,
-    events.StorageFailed: request_rules.on_storage_failed,
+    events.DesiredStateChanged: restore_rules.on_desired_state,
+    events.LeaseDenied: obstacle_rules.on_lease_denied,
+    events.LeaseLost: obstacle_rules.on_lease_lost,
+    events.StorageFailed: obstacle_rules.on_storage_failed,
     events.TimerDue: timer_rules.on_timer,
     events.QrIssued: pairing_rules.on_code_issued,
     events.PairingCodeIssued: pairing_rules.on_code_issued,
     events.PairingSucceeded: pairing_rules.on_pairing_succeeded,
     events.PairingFailed: pairing_rules.on_pairing_ended,
     events.PairingExpired: pairing_rules.on_pairing_ended,
-    events.ClientConnected: engine_rules.on_connected,
-    events.ClientDisconnected: engine_rules.on_disconnected,
-    events.KeepAliveTimedOut: engine_rules.on_keepalive_timeout,
-    events.KeepAliveRestored: engine_rules.on_alive,
-    events.ProbeAnswered: engine_rules.on_alive,
-    events.ProbeFailed: engine_rules.on_deaf,
-    events.SendShowedDeadSession: engine_rules.on_deaf,
-    events.StreamReplaced: engine_rules.on_replaced,
-    events.LoggedOut: engine_rules.on_logged_out,
-    events.TemporarilyBanned: engine_rules.on_banned,
-    events.ClientOutdated: engine_rules.on_outdated,
-    events.ConnectFailed: engine_rules.on_connect_failed,
-    events.ClientEnded: engine_rules.on_ended,
-    events.ClientStopped: engine_rules.on_stopped,
-    events.EngineDied: engine_rules.on_engine_died,
-    events.HandoverRequested: engine_rules.on_handover,
-    events.LogoutAnswered: engine_rules.on_logout_answered,
+    events.ClientConnected: link_rules.on_connected,
+    events.ClientDisconnected: link_rules.on_disconnected,
+    events.KeepAliveTimedOut: link_rules.on_keepalive_timeout,
+    events.KeepAliveRestored: link_rules.on_alive,
+    events.ProbeAnswered: link_rules.on_alive,
+    events.ProbeFailed: link_rules.on_deaf,
+    events.SendShowedDeadSession: link_rules.on_deaf,
+    events.StreamReplaced: refusal_rules.on_replaced,
+    events.LoggedOut: refusal_rules.on_logged_out,
+    events.TemporarilyBanned: refusal_rules.on_banned,
+    events.ClientOutdated: refusal_rules.on_outdated,
+    events.ConnectFailed: refusal_rules.on_connect_failed,
+    events.ClientEnded: ending_rules.on_ended,
+    events.ClientStopped: ending_rules.on_stopped,
+    events.EngineDied: ending_rules.on_engine_died,
+    events.HandoverRequested: link_rules.on_handover,
+    events.LogoutAnswered: unlink_rules.on_logout_answered,
 }
 
 _STORED_FIELDS = tuple(

@@ -27,8 +27,8 @@ from crm_whatsapp.domain.errors import (
 )
 from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
+from crm_whatsapp.domain.rules.timer_rules import is_due
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
-from crm_whatsapp.domain.timer_rules import is_due
 from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
 from crm_whatsapp.service.effect_runner import EffectRunner, Work

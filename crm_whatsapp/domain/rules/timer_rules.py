@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from crm_whatsapp.domain import events as ev
 from crm_whatsapp.domain.connection import (
     ClientPhase,
     Connection,
@@ -16,10 +17,10 @@ from crm_whatsapp.domain.decisions import (
     after,
     become,
     start_restore,
+    stop_client,
 )
-from crm_whatsapp.domain.engine_rules import unreachable
-from crm_whatsapp.domain.events import TimerDue
-from crm_whatsapp.domain.request_rules import finish_unlink, stop_client
+from crm_whatsapp.domain.rules.refusal_rules import unreachable
+from crm_whatsapp.domain.rules.unlink_rules import finish_unlink
 
 
 def is_due(connection: Connection, now: datetime) -> bool:
@@ -37,7 +38,7 @@ def is_due(connection: Connection, now: datetime) -> bool:
 
 
 def on_timer(
-    connection: Connection, event: TimerDue, now: datetime, limits: PolicyLimits
+    connection: Connection, event: ev.TimerDue, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """Retry what may be retried; end what has taken too long."""
     if not is_due(connection, now):

@@ -4,10 +4,19 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from crm_whatsapp.domain import events as ev
-from crm_whatsapp.domain.connection import ClientPhase, Connection, Reason
-from crm_whatsapp.domain.decisions import Decision, PolicyLimits, after, become
+from crm_whatsapp.domain.connection import (
+    ClientPhase,
+    Connection,
+    Reason,
+)
+from crm_whatsapp.domain.decisions import (
+    Decision,
+    PolicyLimits,
+    after,
+    become,
+    stop_client,
+)
 from crm_whatsapp.domain.jids import phone_number_of
-from crm_whatsapp.domain.request_rules import stop_client
 
 
 def on_code_issued(

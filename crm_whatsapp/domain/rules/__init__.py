@@ -1,0 +1,1 @@
+"""The rules of the session policy, one function an event; `session_policy` picks them."""

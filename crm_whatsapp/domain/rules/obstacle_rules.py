@@ -1,0 +1,78 @@
+"""Rules for what stands in the way of a start: another pod, or the disk."""
+
+from datetime import datetime
+
+from crm_whatsapp.domain import events as ev
+from crm_whatsapp.domain.connection import (
+    ClientPhase,
+    Connection,
+    Intent,
+    Reason,
+    UserAction,
+)
+from crm_whatsapp.domain.decisions import (
+    Decision,
+    PolicyLimits,
+    after,
+    become,
+    stop_client,
+)
+from crm_whatsapp.domain.rules.unlink_rules import finish_unlink
+
+
+def on_lease_denied(
+    connection: Connection, event: ev.LeaseDenied, now: datetime, limits: PolicyLimits
+) -> Decision:
+    """Wait for the other pod; nothing was started."""
+    if connection.client is not ClientPhase.STARTING:
+        return Decision(connection=connection)
+    wait = min(max(event.retry_after_seconds, 1.0), limits.lease_retry_seconds)
+    waiting = become(
+        connection,
+        Reason.HELD_ELSEWHERE,
+        client=ClientPhase.NONE,
+        retry_at=after(now, wait),
+    )
+    return Decision(connection=waiting)
+
+
+def on_lease_lost(
+    connection: Connection, event: ev.LeaseLost, now: datetime, limits: PolicyLimits
+) -> Decision:
+    """Another pod has it: stop at once, and watch."""
+    if connection.client is ClientPhase.NONE:
+        return Decision(connection=connection)
+    lost = become(
+        connection,
+        Reason.HELD_ELSEWHERE,
+        retry_at=after(now, limits.lease_retry_seconds),
+        last_disconnected_at=now,
+    )
+    return stop_client(lost)
+
+
+def on_storage_failed(
+    connection: Connection, event: ev.StorageFailed, now: datetime, limits: PolicyLimits
+) -> Decision:
+    """Say what is wrong with the folder; touch nothing."""
+    if connection.client not in (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.RESUMING):
+        return Decision(connection=connection)
+    if connection.intent in (Intent.LOGOUT, Intent.DELETE):
+        return finish_unlink(connection, now)
+    retry_at = (
+        after(now, limits.storage_retry_seconds)
+        if event.reason is Reason.STORAGE_UNAVAILABLE
+        else None
+    )
+    action = UserAction.CONNECT if event.reason is Reason.CREDENTIALS_MISSING else None
+    told = become(
+        connection,
+        event.reason,
+        detail=event.detail or None,
+        user_action=action,
+        client=ClientPhase.NONE,
+        retry_at=retry_at,
+        failed_at=None if event.reason is Reason.CREDENTIALS_MISSING else now,
+        last_disconnected_at=now,
+    )
+    return Decision(connection=told)
