@@ -7,7 +7,7 @@ import path from 'node:path'
 import makeWASocket, { DisconnectReason, useMultiFileAuthState } from 'baileys'
 import pino from 'pino'
 
-console.info = () => {} // libsignal prints sessions
+for (const level of ['info', 'warn', 'error']) console[level] = () => {} // libsignal prints sessions
 const DEADLINE_MS = 20_000
 const CONTACT = '5511988887777'
 const facts = JSON.parse(fs.readFileSync(path.join(process.argv[2], 'sandbox.json'), 'utf8'))
@@ -77,7 +77,7 @@ try {
   console.log('ok  unlinked')
   process.exitCode = 0
 } catch (error) {
-  console.error(`FAILED  ${error.message}`)
+  process.stderr.write(`FAILED  ${error.message}\n`)
   process.exitCode = 1
 } finally {
   fs.rmSync(folder, { recursive: true, force: true })

@@ -47,8 +47,8 @@ function build() {
 
 function createTlsServer(edge) {
   const websockets = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: 1 << 26 })
-  const server = https.createServer({ key: fs.readFileSync(at('tls', 'server.key')), cert: fs.readFileSync(at('tls', 'server.pem')) },
-    (request, response) => edge.media.serve(request, response))
+  const credentials = { key: fs.readFileSync(at('tls', 'server.key')), cert: fs.readFileSync(at('tls', 'server.pem')) }
+  const server = https.createServer(credentials, (request, response) => edge.media.serve(request, response))
   server.on('upgrade', (request, socket, head) => {
     const accept = () => websockets.handleUpgrade(request, socket, head, (websocket) => edge.accept(socket, websocket))
     const later = edge.faults.roundTripMs()

@@ -76,10 +76,12 @@ export class Edge {
     this.counters.add(jid, 'logins')
     this.counters.raise(jid, 'max_simultaneous', lines.size)
     Object.assign(link, { device, phase: 'connected', since: new Date().toISOString() })
+    link.socket.cork() // one packet for what follows
     link.send(node('success', {
       t: nowSeconds(), lid: device.lid, display_name: device.phone.name, creation: nowSeconds(), location: 'lla',
     }))
     this.#deliverBacklog(link, device)
+    link.socket.uncork()
     this.trace.add('login', { link: link.id, jid })
   }
 

@@ -1,11 +1,9 @@
 // Curve25519 and the small symmetric primitives that the protocol is made of.
-// Agreements run in OpenSSL, signatures in Baileys' WebAssembly library: the JavaScript
-// implementation of XEdDSA takes 12 ms, this one 0.1 ms.
+// The curve runs in Baileys' WebAssembly library: a signature takes 0.1 ms where JavaScript takes
+// 12 ms, and an agreement a quarter of what node:crypto needs with keys that are used once.
 import crypto from 'node:crypto'
-import { calculateSignature, generateKeyPair, getPublicFromPrivateKey } from 'whatsapp-rust-bridge'
+import { calculateAgreement, calculateSignature, generateKeyPair } from 'whatsapp-rust-bridge'
 
-const PKCS8_X25519 = Buffer.from('302e020100300506032b656e04220420', 'hex')
-const SPKI_X25519 = Buffer.from('302a300506032b656e032100', 'hex')
 const DJB_TYPE = Buffer.from([5])
 
 /** A fresh X25519 pair; both halves are 32 raw bytes. */
@@ -14,24 +12,8 @@ export function newKeyPair() {
   return { public: Buffer.from(pubKey).subarray(1), private: Buffer.from(privKey) }
 }
 
-export function publicKeyOf(privateKey) {
-  return Buffer.from(getPublicFromPrivateKey(privateKey)).subarray(-32)
-}
-
-/** Wrap 32 raw bytes once, so that a key that is used often is parsed once. */
-export function privateKeyObject(raw) {
-  return crypto.createPrivateKey({ key: Buffer.concat([PKCS8_X25519, raw]), format: 'der', type: 'pkcs8' })
-}
-
-/** X25519 shared secret; the private half is raw bytes or a key object. */
-export function agree(privateKey, publicKey) {
-  return crypto.diffieHellman({
-    privateKey: Buffer.isBuffer(privateKey) ? privateKeyObject(privateKey) : privateKey,
-    publicKey: crypto.createPublicKey({
-      key: Buffer.concat([SPKI_X25519, publicKey]), format: 'der', type: 'spki',
-    }),
-  })
-}
+/** X25519 shared secret of two raw keys. */
+export const agree = (privateKey, publicKey) => Buffer.from(calculateAgreement(withType(publicKey), privateKey))
 
 /** XEdDSA signature, 64 bytes. */
 export const sign = (privateKey, message) => Buffer.from(calculateSignature(privateKey, message))

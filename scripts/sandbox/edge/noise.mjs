@@ -1,6 +1,6 @@
 // Noise_XX_25519_AESGCM_SHA256, the responder's side, with WhatsApp's certificate chain.
 import { proto } from 'baileys/WAProto/index.js'
-import { agree, hkdf, newKeyPair, openGcm, privateKeyObject, sealGcm, sha256, sign } from './keys.mjs'
+import { agree, hkdf, newKeyPair, openGcm, sealGcm, sha256, sign } from './keys.mjs'
 
 const PATTERN = Buffer.from('Noise_XX_25519_AESGCM_SHA256\0\0\0\0')
 const EMPTY = Buffer.alloc(0)
@@ -15,7 +15,7 @@ export class NoiseIdentity {
     const intermediate = newKeyPair()
     const pair = newKeyPair()
     this.public = pair.public
-    this.private = privateKeyObject(pair.private)
+    this.private = pair.private
     const issuer = Details.encode({ serial: 1, issuerSerial: 0, key: intermediate.public, ...validity }).finish()
     const leaf = Details.encode({ serial: 2, issuerSerial: 1, key: this.public, ...validity }).finish()
     this.certificate = Buffer.from(proto.CertChain.encode({
@@ -72,7 +72,7 @@ export class NoiseResponder {
     if (clientHello?.ephemeral?.length !== 32) throw new Error('the first frame is not a ClientHello')
     this.mixHash(clientHello.ephemeral)
     const pair = newKeyPair()
-    this.ephemeral = privateKeyObject(pair.private)
+    this.ephemeral = pair.private
     this.mixHash(pair.public)
     this.mixKey(agree(this.ephemeral, clientHello.ephemeral))
     const fixed = this.encryptAndHash(this.identity.public)

@@ -74,7 +74,8 @@ function phoneItem({ number, name, devices }) {
   const connected = devices.some((device) => device.connected)
   const label = element('span', {}, name, element('small', {}, `+${number}`))
   const dot = element('span', { className: connected ? 'dot on' : 'dot', title: connected ? 'a device is connected' : '' })
-  const choose = element('button', { type: 'button', 'aria-pressed': String(number === selected) }, label, ...(devices.length ? [dot] : []))
+  const pressed = String(number === selected)
+  const choose = element('button', { type: 'button', 'aria-pressed': pressed }, label, ...(devices.length ? [dot] : []))
   choose.addEventListener('click', () => {
     selected = number
     localStorage.setItem('sandbox-phone', number)
