@@ -1,7 +1,7 @@
 // WhatsApp's server in one object: it knows every open line and lets clients log in.
 import { selects } from './faults.mjs'
 import { decode, encode, node, nowSeconds, parseJid, SERVER } from './stanza.mjs'
-import { Link } from './link.mjs'
+import { CLIENT_CLOSES_MS, Link } from './link.mjs'
 import { Pairing } from './pairing.mjs'
 import { Queries } from './queries.mjs'
 
@@ -173,7 +173,7 @@ export class Edge {
     this.trace.add('unlinked', { jid: device.jid, by })
     for (const link of this.online.get(device.jid) ?? []) {
       if (by === 'phone') link.finish(REMOVED())
-      else link.close()
+      else link.finish(null, CLIENT_CLOSES_MS)
     }
   }
 

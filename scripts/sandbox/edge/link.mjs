@@ -7,6 +7,9 @@ const HEADER_BYTES = 4
 const CLOSE_GRACE_MS = 2000
 const HANDLING_MS = 50
 
+/** For finish(): a client that was told to go, or that logged out, closes by itself. */
+export const CLIENT_CLOSES_MS = 2000
+
 export class Link {
   /**
    * @param edge  what the link belongs to: identity, faults, trace, and the handlers
@@ -92,12 +95,12 @@ export class Link {
   }
 
   /**
-   * Send a last node and close the line behind it. The client must have taken the node in
+   * Send a last node, if there is one, and close the line behind it. The client must have taken the node in
    * before it sees the end of the line, or it never handles it: it answers a ping, and gets a
    * moment more. With a patience it is left to the client to close for so long.
    */
   finish(stanza, patienceMs = HANDLING_MS) {
-    this.send(stanza)
+    if (stanza) this.send(stanza)
     if (this.open) this.phase = 'closing'
     this.outbound.push(() => {
       if (!this.frozen && this.websocket.readyState === 1) this.websocket.ping()

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { proto } from 'baileys/WAProto/index.js'
 import { hmacSha256, newKeyPair, newSignedPreKey, sign } from './keys.mjs'
 import { PairCode } from './pair_code.mjs'
-import { answer } from './link.mjs'
+import { answer, CLIENT_CLOSES_MS } from './link.mjs'
 import { bytes, child, node, nowSeconds, SERVER, uint } from './stanza.mjs'
 
 const REFS = 6
@@ -11,7 +11,6 @@ const FIRST_REF_SECONDS = 60
 const NEXT_REF_SECONDS = 20
 const ALL_REFS_SECONDS = FIRST_REF_SECONDS + (REFS - 1) * NEXT_REF_SECONDS
 const CONFIRM_SECONDS = 30
-const CLIENT_CLOSES_MS = 2000 // a client closes by itself when it is told to come back
 const ACCOUNT_PREFIX = Buffer.from([6, 0])
 const DEVICE_PREFIX = Buffer.from([6, 1])
 
