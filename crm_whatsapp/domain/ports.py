@@ -8,6 +8,12 @@ from typing import Protocol
 from crm_whatsapp.domain.connection import Connection
 from crm_whatsapp.domain.folders import Credentials, FolderReport
 from crm_whatsapp.domain.leases import InstanceReport, Lease, LeaseClaim
+from crm_whatsapp.domain.snapshots import (
+    SealedSnapshot,
+    SnapshotMeta,
+    StoreCopy,
+    StoreFingerprint,
+)
 from crm_whatsapp.domain.transitions import Transition, TransitionReceipt
 
 
@@ -144,3 +150,74 @@ class SessionFolders(Protocol):
 
     def check_writable(self) -> None:
         """Raise StorageError, saying why, when SESSIONS_DIR cannot be written."""
+
+
+class SnapshotStore(Protocol):
+    """Where sealed snapshots are kept. Raises as ConnectionStore does."""
+
+    def write(self, owner_id: str, sealed: SealedSnapshot) -> None:
+        """Keep it and prune to the newest three; the same one twice is kept once.
+
+        Raises:
+            LeaseFenced: owner and epoch are not those of a live lease; nothing was written.
+        """
+
+    def list(self, company_id: str) -> list[SnapshotMeta]:
+        """Return the live snapshots of a company, newest first."""
+
+    def read(self, company_id: str, epoch: int, seq: int) -> SealedSnapshot:
+        """Return one, verified against its hash.
+
+        Raises:
+            SnapshotDamaged: it is not what was written, or gone.
+        """
+
+    def companies(self) -> dict[str, tuple[int, int]]:
+        """Return the newest (epoch, seq) of every company that has a live snapshot."""
+
+    def tombstone(self, company_id: str) -> None:
+        """Take them out of use; they are kept for seven days."""
+
+    def delete(self, company_id: str) -> None:
+        """Remove them for good."""
+
+    def prune(self, company_id: str | None, keep: int) -> int:
+        """Remove all but the newest of one company, or of each; return how many went."""
+
+    def rewrap(self, meta: SnapshotMeta, *, new_key_id: str, wrapped_key: bytes) -> bool:
+        """Replace the wrapped data key, if it is still wrapped by meta.key_id."""
+
+
+class SnapshotCipher(Protocol):
+    """Seals and opens snapshots."""
+
+    def seal(self, copy: StoreCopy, *, epoch: int, seq: int, clean: bool) -> SealedSnapshot:
+        """Compress and encrypt with the first key."""
+
+    def open(self, sealed: SealedSnapshot) -> StoreCopy:
+        """Decrypt with whichever key sealed it.
+
+        Raises:
+            KeyMissing: that key is not configured.
+            SnapshotDamaged: anything else is wrong with it.
+        """
+
+    def rewrap(self, sealed: SealedSnapshot) -> tuple[str, bytes] | None:
+        """Return first key's id and the data key wrapped by it; None when it is so already."""
+
+
+class StoreCopier(Protocol):
+    """Copies stores out of and into session folders. Raises StorageError as SessionFolders."""
+
+    def copy(self, company_id: str) -> StoreCopy:
+        """Copy the store, also while its client runs, and check the copy.
+
+        Raises:
+            StoreUnfit: it is damaged, or does not hold exactly the expected device.
+        """
+
+    def fingerprint(self, company_id: str) -> StoreFingerprint:
+        """Tell the store's present condition without copying it. Raises StoreUnfit."""
+
+    def install(self, copy: StoreCopy, *, epoch: int) -> None:
+        """Write store.db and creds.json into the company's empty folder, durably."""
