@@ -69,7 +69,7 @@ class EngineProcess:
             theirs.close()
         self.pid = self._process.pid
         self._log_reader = self._thread(self._read_log, "log")
-        self._thread(self._write, "writer")
+        self._writer = self._thread(self._write, "writer")
         self._thread(self._read, "reader")
 
     def send(self, frame: Frame) -> None:
@@ -118,6 +118,7 @@ class EngineProcess:
         return_code = self._process.wait()
         self._log_reader.join(timeout=1.0)
         self._outgoing.put(None)
+        self._writer.join(timeout=1.0)
         self._connection.close()
         self._on_end(return_code)
 

@@ -530,3 +530,40 @@ def test_an_engine_loads_no_web_framework_and_gets_no_keys(
     assert b"WHATSAPP_API_KEY" not in environment
     limits = Path(f"/proc/{engine.pid}/limits").read_text()
     assert next(line for line in limits.splitlines() if "core file" in line).split()[4] == "0"
+
+
+def test_a_poison_session_among_fifty_disturbs_the_others_once(
+    rig: MakeRig, edge: Edge, record_property: Any
+) -> None:
+    r = rig(isolation_proof_seconds=1)
+    accounts = r.link(50)
+    poison = accounts[20]
+    by_company = {account.company_id: account for account in accounts}
+    edge.post("/api/fail-logins", jid=poison.jid, reason=413, count=-1)
+    crashes: dict[str, int] = {}
+
+    def serve(event: events.EngineEvent) -> None:
+        account = by_company[event.company_id]
+        if event.generation != account.generation:
+            return
+        if isinstance(event, events.EngineDied):
+            crashes[account.company_id] = crashes.get(account.company_id, 0) + event.suspect
+            if crashes[account.company_id] < 2:
+                r.start(account, isolated=event.suspect)
+        elif isinstance(event, events.HandoverRequested):
+            r.stop(account)
+            r.start(account)
+
+    r.events.react = serve
+    began = time.monotonic()
+    for account in accounts:
+        r.start(account)
+    r.await_health(
+        "all but one in shards",
+        lambda health: [h.sessions for h in health if h.role is EngineRole.SHARD] == [49],
+        timeout=120,
+    )
+    record_property("seconds_until_49_of_50_are_home", time.monotonic() - began)
+    record_property("suspects", sum(1 for count in crashes.values() if count))
+    assert crashes[poison.company_id] == 2
+    assert all(count <= 1 for company, count in crashes.items() if company != poison.company_id)
