@@ -212,6 +212,97 @@ def test_a_pairing_can_be_stopped_and_begun_again_at_once(deployment: Deployment
     deployment.await_row(company_id, status="connected", jid=jid, desired_state="run")
 
 
+def test_a_decision_during_the_hand_over_holds(deployment: Deployment) -> None:
+    """As soon as a pairing says `connected`, the session moves on to a shard engine."""
+    service = deployment.start()
+    stopped, left, deleted = (str(uuid.uuid4()) for _ in range(3))
+    jids = {}
+    for company_id, call in ((stopped, "disconnect"), (left, "logout"), (deleted, "delete")):
+        jids[company_id] = deployment.pair(company_id)
+        if call == "delete":
+            answer = service.request("DELETE", f"{API}/sessions/{company_id}")
+        else:
+            answer = service.post(call, company_id=company_id)
+        assert answer.status == 200, answer.content
+
+    deployment.await_status(left, "logged_out")
+    assert wait_for(lambda: not deployment.phones.is_linked(jids[deleted]), 20)
+    assert wait_for(lambda: open_links(deployment) == 0, 20)
+    for _ in range(10):
+        assert service.status(stopped)["reason"] == "stopped"
+    assert deployment.phones.is_linked(jids[stopped])
+    assert deployment.folders.has_credentials(stopped)
+    assert not deployment.phones.is_linked(jids[left])
+    for company_id in (left, deleted):
+        assert_nothing_saved(deployment, company_id)
+    deployment.await_row(stopped, status="disconnected", desired_state="stop")
+    assert wait_for(lambda: deployment.row(deleted) is None, 10), deployment.row(deleted)
+    for jid in jids.values():
+        assert deployment.phones.counters(jid)["max_simultaneous"] == 1
+
+    service.post("connect", company_id=stopped, method="qr")
+    deployment.await_status(stopped, "connected")
+    assert deployment.phones.counters(jids[stopped])["pairings"] == 1
+
+
+def test_a_logout_cut_short_by_a_kill_is_finished_by_the_next_start(
+    deployment: Deployment,
+) -> None:
+    ((company_id, jid),) = deployment.seed(1).items()
+    service = deployment.start()
+    deployment.await_status(company_id, "connected")
+    deployment.phones.call("black-hole", {"jid": jid, "mode": "link"})
+    assert service.post("logout", company_id=company_id).status == 200
+    assert service.status(company_id)["reason"] == "logging-out"
+    service.kill()
+    deployment.phones.call("black-hole", {"jid": jid, "mode": "off"})
+    assert deployment.phones.is_linked(jid)
+
+    service.start()
+
+    deployment.await_status(company_id, "logged_out")
+    assert not deployment.phones.is_linked(jid)
+    assert_nothing_saved(deployment, company_id)
+    deployment.await_row(company_id, status="logged_out", desired_state="stop")
+
+
+def test_deleting_ends_a_pairing(deployment: Deployment) -> None:
+    service = deployment.start()
+    company_id = str(uuid.uuid4())
+    service.post("connect", company_id=company_id, method="qr")
+    deployment.qr(company_id)
+
+    assert service.request("DELETE", f"{API}/sessions/{company_id}").status == 200
+
+    assert wait_for(lambda: open_links(deployment) == 0, 10)
+    assert wait_for(lambda: deployment.row(company_id) is None, 10), deployment.row(company_id)
+    assert_nothing_saved(deployment, company_id)
+    assert service.status(company_id)["reason"] == "never-connected"
+
+
+def test_a_lost_journal_forgets_no_decision(deployment: Deployment) -> None:
+    """state.db is gone, the rows still know what people wanted."""
+    (stopped, jid), (kept, _), (ended, _) = deployment.seed(3).items()
+    service = deployment.start()
+    deployment.await_all_connected([stopped, kept, ended])
+    service.post("disconnect", company_id=stopped)
+    service.post("logout", company_id=ended)
+    deployment.await_status(ended, "logged_out")
+    deployment.await_row(stopped, status="disconnected", desired_state="stop")
+    deployment.await_row(ended, status="logged_out", desired_state="stop")
+    logins = deployment.phones.counters(jid)["logins"]
+    service.kill()
+    for path in deployment.sessions_dir.glob("state.db*"):
+        path.unlink()
+
+    service.start()
+
+    deployment.await_status(kept, "connected")
+    assert service.status(stopped)["reason"] == "stopped"
+    deployment.await_status(ended, "logged_out")
+    assert deployment.phones.counters(jid)["logins"] == logins
+
+
 def assert_refused(answer: Answer, status: int, code: str) -> None:
     """The answer is this refusal, in the contract's form."""
     assert (answer.status, answer.json()["error"]["code"]) == (status, code), answer.content

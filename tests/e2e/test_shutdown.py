@@ -45,13 +45,38 @@ def test_sigterm_ends_all_and_the_next_start_finds_all(deployment: Deployment) -
         assert deployment.phones.counters(jid)["max_simultaneous"] == 1
 
 
-@pytest.mark.parametrize("whole_group", [False, True], ids=["to-the-master", "from-the-terminal"])
-def test_sigint_ends_all_cleanly(deployment: Deployment, whole_group: bool) -> None:
+def interrupt(pid: int) -> None:
+    """As `kill -INT` does."""
+    os.kill(pid, signal.SIGINT)
+
+
+def interrupt_group(pid: int) -> None:
+    """As Ctrl+C in a terminal does: every process of the group gets it."""
+    os.killpg(pid, signal.SIGINT)
+
+
+def terminate_group(pid: int) -> None:
+    """As systemd does: every process of the unit gets it."""
+    os.killpg(pid, signal.SIGTERM)
+
+
+def terminate_twice(pid: int) -> None:
+    """As somebody impatient does."""
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "signal_it", [interrupt, interrupt_group, terminate_group, terminate_twice]
+)
+def test_every_way_of_asking_ends_all_cleanly(
+    deployment: Deployment, signal_it: Callable[[int], None]
+) -> None:
     companies = deployment.seed(2)
     service = deployment.start(**GRACE)
     deployment.await_all_connected(list(companies))
 
-    assert_ends_in_time(service, interrupt_group if whole_group else interrupt)
+    assert_ends_in_time(service, signal_it)
 
     assert_stores_are_whole(deployment, list(companies))
     assert "2 of 2 sessions preserved cleanly" in deployment.log()
@@ -183,16 +208,6 @@ def assert_ends_in_time(service: ServiceProcess, signal_it: Callable[[int], None
 def terminate(pid: int) -> None:
     """As an orchestrator does."""
     os.kill(pid, signal.SIGTERM)
-
-
-def interrupt(pid: int) -> None:
-    """As `kill -INT` does."""
-    os.kill(pid, signal.SIGINT)
-
-
-def interrupt_group(pid: int) -> None:
-    """As Ctrl+C in a terminal does: every process of the group gets it."""
-    os.killpg(pid, signal.SIGINT)
 
 
 def idle_connection(service: ServiceProcess) -> http.client.HTTPConnection:
