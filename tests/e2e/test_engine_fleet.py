@@ -241,6 +241,10 @@ def test_send_and_logout(rig: MakeRig, edge: Edge) -> None:
     r.events.wait(events.ClientStopped, company_id=sender.company_id)
 
 
+ONE_ENGINE = {"max_starts": 100_000, "max_descriptors": 100_000, "max_memory_mb": 10_000}
+"""No replacement: all that a storm does happens in one process."""
+
+
 def storm(r: Rig, accounts: list[Account], seconds: float) -> dict[str, float]:
     """Probe at 100 calls a second while sessions stop and start; return figures."""
     steady, moving = accounts[: len(accounts) // 2], accounts[len(accounts) // 2 :]
@@ -277,7 +281,7 @@ def storm(r: Rig, accounts: list[Account], seconds: float) -> dict[str, float]:
 
 
 def test_calls_during_starts_and_stops_end_no_engine(rig: MakeRig, record_property: Any) -> None:
-    r = rig()
+    r = rig(**ONE_ENGINE)
     accounts = r.link(30)
     connect_all(r, accounts)
     figures = storm(r, accounts, 20)
@@ -290,8 +294,8 @@ def test_calls_during_starts_and_stops_end_no_engine(rig: MakeRig, record_proper
 
 @pytest.mark.soak
 def test_calls_during_starts_and_stops_for_a_minute(rig: MakeRig, record_property: Any) -> None:
-    r = rig(sessions_per_engine=30)
-    accounts = r.link(60)
+    r = rig(**ONE_ENGINE)
+    accounts = r.link(50)
     connect_all(r, accounts)
     figures = storm(r, accounts, 60)
     for name, value in figures.items():
@@ -340,6 +344,7 @@ def test_an_answer_that_ends_the_process_makes_a_suspect(rig: MakeRig, edge: Edg
     r.events.wait(events.EngineDied, count=6)
     suspects = [e.company_id for e in deaths(r) if e.suspect]  # type: ignore[attr-defined]
     assert suspects == [poison.company_id]
+    assert all("panic: runtime error" in e.detail for e in deaths(r))  # type: ignore[attr-defined]
     r.start(poison, isolated=True)
     connect_all(r, others)
     died = r.events.wait(events.EngineDied, company_id=poison.company_id, generation=2).event

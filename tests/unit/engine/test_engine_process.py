@@ -169,7 +169,7 @@ def test_an_order_that_is_none_ends_it_and_says_why(child: Child) -> None:
     child.await_report(Report.HELLO)
     child.process.send({"type": "nonsense"})
     assert child.ends.get(timeout=WAIT_SECONDS) == 1
-    assert any("KeyError" in line for line in child.process.last_lines)
+    assert child.process.last_words.cause == "KeyError: 'nonsense'"
 
 
 def test_without_a_library_it_says_so_and_downloads_nothing(tmp_path: Path) -> None:
