@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any
 import psycopg
 
 from crm_whatsapp.domain.errors import CrmWhatsappError
-from foreground import AskedToEnd, GuardedProcess, ended_by_signals, wait_while
+from foreground import AskedToEnd, GuardedProcess, ended_by_signals, free_port, wait_while
 from local_supabase import LocalSupabase, StackError
 from node_runtime import NodeRuntimeError
 from sandbox.sandbox import Sandbox, SandboxError, prepare
@@ -35,7 +34,6 @@ from service_process import (
     REPOSITORY,
     ServiceDidNotStart,
     ServiceProcess,
-    free_port,
     wait_for,
 )
 
@@ -321,23 +319,12 @@ def _write_companies(db_url: str) -> None:
 def _port_of_last_time(path: Path) -> int:
     """Return the port of the last start when it is free, so that an open page goes on working."""
     try:
-        port = int(path.read_text())
+        last = int(path.read_text())
     except (FileNotFoundError, ValueError):
-        port = 0
-    if not port or not _is_free(port):
-        port = free_port()
-        path.write_text(f"{port}\n")
+        last = 0
+    port = free_port(last)
+    path.write_text(f"{port}\n")
     return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _forget(folder: Path) -> None:

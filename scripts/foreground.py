@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -82,6 +83,19 @@ class GuardedProcess:
         self._process.wait()
         self._guard.kill()
         self._guard.communicate()
+
+
+def free_port(preferred: int) -> int:
+    """Return the preferred port of 127.0.0.1 when nobody listens on it, otherwise a free one."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("127.0.0.1 has no free port")
 
 
 def end_tree(process: psutil.Process) -> None:

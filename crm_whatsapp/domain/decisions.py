@@ -9,6 +9,7 @@ from crm_whatsapp.domain.connection import (
     ClientPhase,
     Connection,
     DesiredState,
+    Intent,
     PairingMethod,
     Reason,
     Status,
@@ -186,12 +187,14 @@ def become(
 def start_restore(
     connection: Connection, now: datetime, limits: PolicyLimits, **changes: Any
 ) -> Decision:
-    """Start the saved session as a new generation."""
+    """Start the saved session as a new generation; a pairing that was to replace it is off."""
     generation = connection.generation + 1
+    intent = Intent.NONE if connection.intent is Intent.PAIR else connection.intent
     started = become(
         connection,
         Reason.RESTORING,
         desired_state=DesiredState.RUN,
+        intent=intent,
         client=ClientPhase.STARTING,
         generation=generation,
         connected_since=None,

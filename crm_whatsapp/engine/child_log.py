@@ -11,6 +11,8 @@ _QR_TEXT = re.compile(r"https://wa\.me/settings/linked_devices\S*|\b2@\S{20,}")
 _STANZA_LOGGERS = ("whatsmeow.Client.Send", "whatsmeow.Client.Recv", "whatsmeow.Client.QRChannel")
 _TALKATIVE = ("neonize.utils.ffmpeg", "whatsmeow.Client.Socket")
 """They complain of what is normal here: no ffmpeg, and each end of a socket."""
+_EXPECTED = ("Error reconnecting after autoreconnect sleep",)
+"""Said for every attempt of every session while WhatsApp cannot be reached; the events tell it."""
 _MAX_CHARACTERS = 2000
 
 
@@ -25,6 +27,8 @@ class FrameLogHandler(logging.Handler):
         if record.name.startswith(_STANZA_LOGGERS) and record.levelno < logging.WARNING:
             return
         text = self.format(record)[:_MAX_CHARACTERS]
+        if text.startswith(_EXPECTED) and not logging.getLogger().isEnabledFor(logging.DEBUG):
+            return
         self._channel.send(
             {
                 "type": Report.LOG,

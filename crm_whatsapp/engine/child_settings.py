@@ -9,14 +9,10 @@ from crm_whatsapp.engine.frames import Frame, Order
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSettings:
-    """The settings of one engine process; durations in seconds.
-
-    disposable: it serves one pairing and ends with it.
-    """
+    """The settings of one engine process; durations in seconds."""
 
     device_name: str
     log_level: str
-    disposable: bool
     careful: bool
     start_gate_max_seconds: float
     call_entry_max_seconds: float

@@ -4,13 +4,32 @@ import random
 import re
 import signal
 from collections import deque
-from collections.abc import Iterable
 
-_CAUSE = re.compile(r"^(fatal error: .*|panic: .*|SIG[A-Z]+: .*|runtime: .*|\w*Error: .*)$")
+_CAUSE = re.compile(r"fatal error: .|panic: .|SIG[A-Z]+: .|runtime: .|\w*(Error|Exception): .")
+_MAX_TRACE_LINES = 40
 
 
-def describe_death(return_code: int | None, last_lines: Iterable[str]) -> str:
-    """Return one line for people: how the process ended and what it said last."""
+class LastWords:
+    """What a process printed about its end: the first line that names a cause, and what follows.
+
+    Go prints the cause first and then every goroutine, so the end of the output is of no use.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def hear(self, line: str) -> None:
+        """Take one line of output; cheap, for it gets all of them."""
+        if len(self.lines) < _MAX_TRACE_LINES and (self.lines or _CAUSE.match(line)):
+            self.lines.append(line)
+
+    @property
+    def cause(self) -> str | None:
+        return self.lines[0][:200] if self.lines else None
+
+
+def describe_death(return_code: int | None, cause: str | None) -> str:
+    """Return one line for people: how the process ended and what it said of it."""
     if return_code is None:
         how = "the engine was lost"
     elif return_code < 0:
@@ -20,8 +39,7 @@ def describe_death(return_code: int | None, last_lines: Iterable[str]) -> str:
             how = f"the engine was ended by signal {-return_code}"
     else:
         how = f"the engine ended with exit code {return_code}"
-    causes = [line.strip() for line in last_lines if _CAUSE.match(line.strip())]
-    return f"{how}: {causes[0][:200]}" if causes else how
+    return f"{how}: {cause}" if cause else how
 
 
 class DeathRecord:

@@ -3,12 +3,12 @@
 import queue
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Pipe
 
 import structlog
 
+from crm_whatsapp.engine.death_record import LastWords
 from crm_whatsapp.engine.engine_environment import engine_command
 from crm_whatsapp.engine.frames import (
     MAX_FRAME_BYTES,
@@ -21,7 +21,6 @@ from crm_whatsapp.engine.frames import (
 
 _log = structlog.get_logger(__name__)
 
-_LAST_LINES = 200
 _KNOWN_NOISE = ("Press Ctrl+C to exit", "Login event:")
 
 
@@ -45,7 +44,7 @@ class EngineProcess:
         on_end: Callable[[int], None],
     ) -> None:
         self.name = name
-        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self.last_words = LastWords()
         self._on_frame = on_frame
         self._on_end = on_end
         self._outgoing: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -69,7 +68,7 @@ class EngineProcess:
             theirs.close()
         self.pid = self._process.pid
         self._log_reader = self._thread(self._read_log, "log")
-        self._thread(self._write, "writer")
+        self._writer = self._thread(self._write, "writer")
         self._thread(self._read, "reader")
 
     def send(self, frame: Frame) -> None:
@@ -118,6 +117,7 @@ class EngineProcess:
         return_code = self._process.wait()
         self._log_reader.join(timeout=1.0)
         self._outgoing.put(None)
+        self._writer.join(timeout=1.0)
         self._connection.close()
         self._on_end(return_code)
 
@@ -130,7 +130,7 @@ class EngineProcess:
                 line = raw.decode("utf-8", "replace").rstrip()
                 if not line:
                     continue
-                self.last_lines.append(line)
+                self.last_words.hear(line)
                 if not line.startswith(_KNOWN_NOISE):
                     _log.debug("engine_output", engine=self.name, line=line[:500])
 

@@ -88,6 +88,7 @@ class EngineReports:
         name = type(event).__name__
         if name in LOGIN_SETTLED:
             session.stage = Stage.SETTLED
+            session.settled_at = session.settled_at or time.monotonic()
             self._audience.login_settled(session)
         if isinstance(event, ClientConnected):
             session.connected_at = session.connected_at or time.monotonic()

@@ -173,7 +173,6 @@ class Engine:
         return ChildSettings(
             device_name=settings.device_name,
             log_level=settings.log_level,
-            disposable=self.role is EngineRole.PAIRING,
             careful=self.careful,
             start_gate_max_seconds=settings.start_gate_max_ms / 1000,
             call_entry_max_seconds=settings.call_entry_max_ms / 1000,

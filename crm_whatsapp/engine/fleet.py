@@ -17,7 +17,7 @@ from crm_whatsapp.domain.events import (
     PairingFailed,
 )
 from crm_whatsapp.engine.control_loop import ControlLoop
-from crm_whatsapp.engine.death_record import describe_death
+from crm_whatsapp.engine.death_record import LastWords, describe_death
 from crm_whatsapp.engine.engine_calls import EngineCalls
 from crm_whatsapp.engine.engine_environment import engine_environment
 from crm_whatsapp.engine.engine_reports import EngineReports
@@ -243,8 +243,8 @@ class Fleet:
         self.engines.remove(engine)
         wanted = engine.ending
         engine.ready, engine.ending = False, True
-        lines = engine.process.last_lines if engine.process else ()
-        detail = engine.unusable or describe_death(return_code, lines)
+        words = engine.process.last_words if engine.process else LastWords()
+        detail = engine.unusable or describe_death(return_code, words.cause)
         suspects = set() if wanted else engine.suspects()
         if not wanted:
             _log.error(
@@ -253,6 +253,7 @@ class Fleet:
                 detail=detail,
                 sessions=len(engine.sessions),
                 suspects=sorted(company_id for company_id, _ in suspects),
+                trace=words.lines,
             )
         self._engine_calls.engine_ended(engine)
         self._ward.engine_ended(engine)

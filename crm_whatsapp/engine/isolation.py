@@ -10,6 +10,8 @@ from crm_whatsapp.engine.session_table import Session, Stage
 from crm_whatsapp.engine.settings import EngineSettings
 
 _ASK_AGAIN_SECONDS = 30.0
+_STUCK_SECONDS = 10.0
+_MORE_WHEN_STUCK = 3
 
 
 class IsolationWard:
@@ -54,7 +56,7 @@ class IsolationWard:
             self._give(self._queue.popleft(), engine)
 
     def tick(self, now: float) -> None:
-        """Let go of sessions that have proved themselves."""
+        """Let go of sessions that have proved themselves, and of the queue where it is stuck."""
         settings = self._settings
         proof = (
             settings.isolation_proof_queued_seconds
@@ -68,13 +70,27 @@ class IsolationWard:
                 if connected and (asked_at is None or now - asked_at >= _ASK_AGAIN_SECONDS):
                     session.handover_requested_at = now
                     self._request_handover(session)
+        self.advance()
+
+    def _is_stuck(self, engine: Engine) -> bool:
+        """Say whether its session got past its login but not to a connection, for a while.
+
+        It may reconnect for hours; the suspects behind it need not wait for that.
+        """
+        now = time.monotonic()
+        return all(
+            session.settled_at is not None and now - session.settled_at >= _STUCK_SECONDS
+            for session in engine.sessions.values()
+        )
 
     def _free_engine(self) -> Engine | None:
         usable = [e for e in self._engines if not e.ending and not e.retiring]
         for engine in usable:
             if not engine.sessions:
                 return engine
-        if len(usable) >= self._settings.isolation_engines_max:
+        limit = self._settings.isolation_engines_max
+        blocking = sum(not self._is_stuck(engine) for engine in usable)
+        if blocking >= limit or len(usable) >= limit + _MORE_WHEN_STUCK:
             return None
         self._opened += 1
         engine = Engine(

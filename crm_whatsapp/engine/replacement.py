@@ -70,13 +70,13 @@ class Replacement:
         settings, pulse = self._settings, engine.pulse
         if max(engine.abandoned.values(), default=0.0) >= settings.abandoned_grace_seconds:
             return "an abandoned client"
-        if not self._slots.may_replace(engine):
-            return None
-        if pulse.starts > settings.max_starts:
+        # Soon after a replacement it takes twice as much, so that growth causes no storm.
+        factor = 1 if self._slots.is_settled(engine) else 2
+        if pulse.starts > factor * settings.max_starts:
             return f"{pulse.starts} starts"
-        if pulse.open_descriptors > settings.max_descriptors:
+        if pulse.open_descriptors > factor * settings.max_descriptors:
             return f"{pulse.open_descriptors} descriptors"
-        if pulse.memory_mb > settings.max_memory_mb:
+        if pulse.memory_mb > factor * settings.max_memory_mb:
             return f"{pulse.memory_mb:.0f} MB"
         return None
 

@@ -36,6 +36,7 @@ class Session:
     order: StartOrder | PairOrder
     stage: Stage = Stage.ORDERED
     engine: "Engine | None" = None
+    settled_at: float | None = None
     connected_at: float | None = None
     stop_requested: bool = False
     closing: bool = False

@@ -47,7 +47,7 @@ class EngineSettings:
     max_starts: int = 500
     max_descriptors: int = 2000
     max_memory_mb: int = 400
-    replacement_pause_seconds: float = 600.0  # a fresh engine is not replaced for growth before
+    replacement_pause_seconds: float = 600.0  # a fresh engine may grow to twice the bounds so long
     abandoned_grace_seconds: float = 45.0
     handover_at_once: int = 10
     handover_step_seconds: float = 3.0  # the next one goes after this, connected or not

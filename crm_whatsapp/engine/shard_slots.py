@@ -87,11 +87,10 @@ class ShardSlots:
         slot.engine = None
         return self.open(slot.index)
 
-    def may_replace(self, engine: Engine) -> bool:
-        """Say whether the place had no replacement lately: growth must not cause a storm."""
-        slot = self._slot_of(engine)
+    def is_settled(self, engine: Engine) -> bool:
+        """Say whether the place of the engine had no replacement lately."""
         pause = self._settings.replacement_pause_seconds
-        return slot.engine is engine and time.monotonic() - slot.replaced_at >= pause
+        return time.monotonic() - self._slot_of(engine).replaced_at >= pause
 
     def vacate(self, engine: Engine) -> None:
         """Leave the place empty; the engine ends on purpose."""

@@ -241,6 +241,10 @@ def test_send_and_logout(rig: MakeRig, edge: Edge) -> None:
     r.events.wait(events.ClientStopped, company_id=sender.company_id)
 
 
+ONE_ENGINE = {"max_starts": 100_000, "max_descriptors": 100_000, "max_memory_mb": 10_000}
+"""No replacement: all that a storm does happens in one process."""
+
+
 def storm(r: Rig, accounts: list[Account], seconds: float) -> dict[str, float]:
     """Probe at 100 calls a second while sessions stop and start; return figures."""
     steady, moving = accounts[: len(accounts) // 2], accounts[len(accounts) // 2 :]
@@ -277,7 +281,7 @@ def storm(r: Rig, accounts: list[Account], seconds: float) -> dict[str, float]:
 
 
 def test_calls_during_starts_and_stops_end_no_engine(rig: MakeRig, record_property: Any) -> None:
-    r = rig()
+    r = rig(**ONE_ENGINE)
     accounts = r.link(30)
     connect_all(r, accounts)
     figures = storm(r, accounts, 20)
@@ -290,8 +294,8 @@ def test_calls_during_starts_and_stops_end_no_engine(rig: MakeRig, record_proper
 
 @pytest.mark.soak
 def test_calls_during_starts_and_stops_for_a_minute(rig: MakeRig, record_property: Any) -> None:
-    r = rig(sessions_per_engine=30)
-    accounts = r.link(60)
+    r = rig(**ONE_ENGINE)
+    accounts = r.link(50)
     connect_all(r, accounts)
     figures = storm(r, accounts, 60)
     for name, value in figures.items():
@@ -340,6 +344,7 @@ def test_an_answer_that_ends_the_process_makes_a_suspect(rig: MakeRig, edge: Edg
     r.events.wait(events.EngineDied, count=6)
     suspects = [e.company_id for e in deaths(r) if e.suspect]  # type: ignore[attr-defined]
     assert suspects == [poison.company_id]
+    assert all("panic: runtime error" in e.detail for e in deaths(r))  # type: ignore[attr-defined]
     r.start(poison, isolated=True)
     connect_all(r, others)
     died = r.events.wait(events.EngineDied, company_id=poison.company_id, generation=2).event
@@ -530,3 +535,40 @@ def test_an_engine_loads_no_web_framework_and_gets_no_keys(
     assert b"WHATSAPP_API_KEY" not in environment
     limits = Path(f"/proc/{engine.pid}/limits").read_text()
     assert next(line for line in limits.splitlines() if "core file" in line).split()[4] == "0"
+
+
+def test_a_poison_session_among_fifty_disturbs_the_others_once(
+    rig: MakeRig, edge: Edge, record_property: Any
+) -> None:
+    r = rig(isolation_proof_seconds=1)
+    accounts = r.link(50)
+    poison = accounts[20]
+    by_company = {account.company_id: account for account in accounts}
+    edge.post("/api/fail-logins", jid=poison.jid, reason=413, count=-1)
+    crashes: dict[str, int] = {}
+
+    def serve(event: events.EngineEvent) -> None:
+        account = by_company[event.company_id]
+        if event.generation != account.generation:
+            return
+        if isinstance(event, events.EngineDied):
+            crashes[account.company_id] = crashes.get(account.company_id, 0) + event.suspect
+            if crashes[account.company_id] < 2:
+                r.start(account, isolated=event.suspect)
+        elif isinstance(event, events.HandoverRequested):
+            r.stop(account)
+            r.start(account)
+
+    r.events.react = serve
+    began = time.monotonic()
+    for account in accounts:
+        r.start(account)
+    r.await_health(
+        "all but one in shards",
+        lambda health: [h.sessions for h in health if h.role is EngineRole.SHARD] == [49],
+        timeout=120,
+    )
+    record_property("seconds_until_49_of_50_are_home", time.monotonic() - began)
+    record_property("suspects", sum(1 for count in crashes.values() if count))
+    assert crashes[poison.company_id] == 2
+    assert all(count <= 1 for company, count in crashes.items() if company != poison.company_id)

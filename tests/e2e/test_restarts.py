@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from deployment import Deployment
 
-from service_process import is_alive, kill_all, wait_for
+from service_process import children, is_alive, kill_all, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -128,7 +128,7 @@ def test_stores_without_credentials_file_are_adopted_by_polls_too(deployment: De
     assert_no_second_link(deployment, companies.values())
 
 
-def test_a_reload_brings_every_session_back_without_a_scan(deployment: Deployment) -> None:
+def test_reloads_bring_every_session_back_without_a_scan(deployment: Deployment) -> None:
     companies = deployment.seed(3)
     service = deployment.start()
     deployment.await_all_connected(list(companies))
@@ -136,8 +136,12 @@ def test_a_reload_brings_every_session_back_without_a_scan(deployment: Deploymen
     assert service.process is not None
 
     service.process.send_signal(signal.SIGHUP)
+    assert wait_for(lambda: deployment.log().count("Booting worker") == 2, 20)
+    service.process.send_signal(signal.SIGHUP)  # an impatient second one
 
+    assert wait_for(lambda: deployment.log().count("Booting worker") == 3, 20)
     assert wait_for(lambda: not any(map(is_alive, old)), 20), "the old worker stays"
+    assert wait_for(lambda: len(children(service.process.pid)) == 1, 20), "a worker stays"
     for company_id in companies:
         assert deployment.first_poll(company_id)["status"] in ("connecting", "connected")
     deployment.await_all_connected(list(companies))

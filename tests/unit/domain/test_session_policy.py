@@ -361,6 +361,17 @@ class TestPairing:
         assert opened.connection.pairing_phone == "551"
         assert opened.connection.jid is None
 
+    def test_a_kill_before_the_old_client_is_gone_leaves_the_old_session_for_good(self) -> None:
+        fresh = events.ConnectRequested(has_credentials=True, fresh=True)
+        killed = replace(run(LIVE, fresh).connection, client=ClientPhase.NONE, generation=0)
+        assert killed.intent is Intent.PAIR
+        restored = run(killed, events.StartupFound())
+        assert kinds(restored) == [decisions.StartClient]
+        live = run(restored.connection, engine_event(events.ClientConnected, jid=JID)).connection
+        deaf = run(live, engine_event(events.ProbeFailed, detail="no answer")).connection
+        rebuilt = run(deaf, engine_event(events.ClientStopped))
+        assert kinds(rebuilt) == [decisions.StartClient]
+
 
 class TestRequests:
     def test_disconnect_keeps_the_credentials_and_stays(self) -> None:

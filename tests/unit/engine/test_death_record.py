@@ -2,7 +2,7 @@
 
 import random
 
-from crm_whatsapp.engine.death_record import DeathRecord, describe_death
+from crm_whatsapp.engine.death_record import DeathRecord, LastWords, describe_death
 
 
 def make_record() -> DeathRecord:
@@ -15,14 +15,19 @@ def make_record() -> DeathRecord:
 
 
 def test_signals_and_exit_codes_have_names() -> None:
-    assert describe_death(-9, []) == "the engine was ended by SIGKILL"
-    assert describe_death(None, []) == "the engine was lost"
-    assert describe_death(-250, []) == "the engine was ended by signal 250"
+    assert describe_death(-9, None) == "the engine was ended by SIGKILL"
+    assert describe_death(None, None) == "the engine was lost"
+    assert describe_death(-250, None) == "the engine was ended by signal 250"
 
 
 def test_a_go_panic_is_quoted() -> None:
-    lines = ["Press Ctrl+C to exit", "fatal error: concurrent map writes", "", "goroutine 12:"]
-    assert describe_death(134, lines) == (
+    words = LastWords()
+    for line in ["Press Ctrl+C to exit", "fatal error: concurrent map writes", "goroutine 12:"]:
+        words.hear(line)
+    for number in range(10_000):
+        words.hear(f"goroutine {number}:")
+    assert len(words.lines) == 40
+    assert describe_death(134, words.cause) == (
         "the engine ended with exit code 134: fatal error: concurrent map writes"
     )
 

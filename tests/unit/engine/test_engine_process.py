@@ -5,6 +5,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Pipe
@@ -24,7 +25,6 @@ ROOT = Path(crm_whatsapp.__file__).resolve().parents[1]
 SETTINGS = ChildSettings(
     device_name="Test",
     log_level="INFO",
-    disposable=False,
     careful=False,
     start_gate_max_seconds=0.05,
     call_entry_max_seconds=0.01,
@@ -149,11 +149,27 @@ def test_a_killed_engine_is_told_with_its_signal(child: Child) -> None:
     assert child.ends.get(timeout=WAIT_SECONDS) == -signal.SIGKILL
 
 
+def test_nothing_is_left_behind() -> None:
+    def left() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = left()
+    for _ in range(3):
+        made = Child()
+        made.await_report(Report.HELLO)
+        made.process.kill()
+        made.ends.get(timeout=WAIT_SECONDS)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while left() > before:
+        assert time.monotonic() < deadline, f"{before} -> {left()}"
+        time.sleep(0.01)
+
+
 def test_an_order_that_is_none_ends_it_and_says_why(child: Child) -> None:
     child.await_report(Report.HELLO)
     child.process.send({"type": "nonsense"})
     assert child.ends.get(timeout=WAIT_SECONDS) == 1
-    assert any("KeyError" in line for line in child.process.last_lines)
+    assert child.process.last_words.cause == "KeyError: 'nonsense'"
 
 
 def test_without_a_library_it_says_so_and_downloads_nothing(tmp_path: Path) -> None:

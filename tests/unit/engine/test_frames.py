@@ -41,7 +41,6 @@ def test_settings_cross_the_pipe() -> None:
     settings = ChildSettings(
         device_name="Ünïcode",
         log_level="INFO",
-        disposable=False,
         careful=True,
         start_gate_max_seconds=0.05,
         call_entry_max_seconds=0.01,
