@@ -87,6 +87,7 @@ class Intent(StrEnum):
     LOGOUT = "logout"
     DELETE = "delete"
     PAIR = "pair"  # pair anew as soon as the running client has stopped
+    SECOND_CHANCE = "second-chance"  # put the store of before the start back and try once more
 
 
 UNLINKING = (Intent.LOGOUT, Intent.DELETE)
@@ -127,6 +128,7 @@ class Connection:
     version: int = 0
     intent: Intent = Intent.NONE
     engine_crashes: int = 0
+    second_chance_used: bool = False
     failed_at: datetime | None = None
 
     client: ClientPhase = ClientPhase.NONE

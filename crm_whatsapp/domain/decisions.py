@@ -37,6 +37,7 @@ class PolicyLimits:
     logout_timeout_seconds: float = 15.0
     storage_retry_seconds: float = 60.0
     lease_retry_seconds: float = 15.0
+    second_chance_window_seconds: float = 14 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,26 @@ class QuarantineFiles(Effect):
     """Set the session folder aside."""
 
     why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutBackStore(Effect):
+    """Replace the store by the copy taken before the last start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TombstoneSnapshots(Effect):
+    """Take the snapshots out of use: the session they hold is dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot(Effect):
+    """Copy the store to a safe place.
+
+    clean: the client has stopped, nothing of it can change any more.
+    """
+
+    clean: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +230,12 @@ def start_restore(
     )
 
 
+def second_chance(connection: Connection, now: datetime, limits: PolicyLimits) -> Decision:
+    """Put the store of before the start back and start once more."""
+    decision = start_restore(replace(connection, intent=Intent.NONE), now, limits)
+    return replace(decision, effects=(PutBackStore(), *decision.effects))
+
+
 def start_pairing(
     connection: Connection,
     now: datetime,
@@ -235,6 +262,7 @@ def start_pairing(
         unreachable_attempts=0,
         replaced_retries=0,
         engine_crashes=0,
+        second_chance_used=False,
         connected_since=None,
         status_deadline_at=after(now, limits.pairing_timeout_seconds),
     )

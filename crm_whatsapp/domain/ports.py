@@ -145,6 +145,12 @@ class SessionFolders(Protocol):
     def remove(self, company_id: str) -> None:
         """Remove the folder; no error when there is none."""
 
+    def keep_before_start(self, company_id: str) -> None:
+        """Copy the store of a company at rest, so that `put_back` can undo the next start."""
+
+    def put_back(self, company_id: str) -> bool:
+        """Replace the store of a company at rest by that copy; False when there is none."""
+
     def quarantine(self, company_id: str, why: str) -> Path | None:
         """Set the folder aside under quarantine/; None when there is none."""
 

@@ -24,6 +24,7 @@ from crm_whatsapp.domain.decisions import (
     StartClient,
     after,
     become,
+    second_chance,
     settled,
     start_pairing,
     start_restore,
@@ -94,6 +95,8 @@ def after_stop(connection: Connection, now: datetime, limits: PolicyLimits) -> D
         return Decision(connection=decision.connection, effects=effects)
     if gone.status is Status.LOGGED_OUT:
         return Decision(connection=gone, effects=(RemoveFiles(),))
+    if gone.intent is Intent.SECOND_CHANCE:
+        return second_chance(gone, now, limits)
     waits = gone.retry_at is not None and gone.retry_at > now
     wanted = gone.desired_state is DesiredState.RUN and gone.status is Status.CONNECTING
     if wanted and not waits:

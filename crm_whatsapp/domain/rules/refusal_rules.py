@@ -9,6 +9,7 @@ from crm_whatsapp.domain.connection import (
     UNLINKING,
     ClientPhase,
     Connection,
+    Intent,
     Reason,
     Status,
     UserAction,
@@ -18,6 +19,7 @@ from crm_whatsapp.domain.decisions import (
     PolicyLimits,
     RaiseAlert,
     RemoveCredentials,
+    TombstoneSnapshots,
     after,
     backoff_seconds,
     become,
@@ -57,6 +59,16 @@ def on_logged_out(
     """The device row is gone: final, until somebody pairs again."""
     if connection.intent in UNLINKING:
         return stop_client(replace(connection, unlink_confirmed=True))
+    if _deserves_second_chance(connection, event, now, limits):
+        tried = become(
+            connection,
+            Reason.RESTORING,
+            intent=Intent.SECOND_CHANCE,
+            second_chance_used=True,
+            last_event_at=now,
+            connected_since=None,
+        )
+        return stop_client(tried)
     reason = Reason.LOGGED_OUT_BY_SERVER if event.on_connect else Reason.PHONE_UNLINKED
     ended = become(
         connection,
@@ -67,8 +79,22 @@ def on_logged_out(
         restore_attempts=0,
     )
     decision = stop_client(ended)
-    effects = (RemoveCredentials(), *decision.effects, RaiseAlert(kind=reason))
+    alert = RaiseAlert(kind=reason)
+    effects = (RemoveCredentials(), TombstoneSnapshots(), *decision.effects, alert)
     return Decision(connection=decision.connection, effects=effects)
+
+
+def _deserves_second_chance(
+    connection: Connection, event: ev.LoggedOut, now: datetime, limits: PolicyLimits
+) -> bool:
+    """Tell whether a 401 on connect may be one of the random ones (whatsmeow #779, #949)."""
+    if not event.on_connect or event.code != 401 or connection.second_chance_used:
+        return False
+    seen = connection.last_connected_at
+    recently = seen is not None and (
+        (now - seen).total_seconds() <= limits.second_chance_window_seconds
+    )
+    return recently and connection.client in (ClientPhase.STARTING, ClientPhase.RESUMING)
 
 
 def on_banned(

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from crm_whatsapp.domain import events as ev
 from crm_whatsapp.domain.connection import (
+    UNLINKING,
     ClientPhase,
     Connection,
     DesiredState,
@@ -17,6 +18,7 @@ from crm_whatsapp.domain.decisions import (
     Decision,
     PolicyLimits,
     become,
+    second_chance,
     start_restore,
     stop_client,
 )
@@ -67,7 +69,9 @@ def on_startup(
     """Restore unless people, a ban or a logout forbid it; finish a logout that was cut short."""
     if connection.client is not ClientPhase.NONE:
         return Decision(connection=connection)
-    if connection.intent in (Intent.LOGOUT, Intent.DELETE):
+    if connection.intent is Intent.SECOND_CHANCE:
+        return second_chance(connection, now, limits)
+    if connection.intent in UNLINKING:
         return begin_unlink(connection, now, limits, has_credentials=True)
     unknown = connection.reason is Reason.NEVER_CONNECTED
     stopped = connection.desired_state is DesiredState.STOP and not unknown
@@ -107,7 +111,7 @@ def on_restore(
     connection: Connection, event: ev.RestoreRequested, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """Start now and forget the backoff; a ban is still waited for."""
-    if connection.intent in (Intent.LOGOUT, Intent.DELETE):
+    if connection.intent in UNLINKING:
         return Decision(connection=connection)
     wanted = replace(
         connection, desired_state=DesiredState.RUN, unreachable_attempts=0, replaced_retries=0

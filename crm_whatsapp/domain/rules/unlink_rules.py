@@ -19,6 +19,7 @@ from crm_whatsapp.domain.decisions import (
     PolicyLimits,
     RemoveFiles,
     SendLogout,
+    TombstoneSnapshots,
     after,
     become,
     start_restore,
@@ -101,7 +102,7 @@ def finish_unlink(connection: Connection, now: datetime) -> Decision:
     )
     if connection.intent is Intent.DELETE:
         return Decision(connection=done, effects=(RemoveFiles(), ForgetCompany()))
-    return Decision(connection=done, effects=(RemoveFiles(),))
+    return Decision(connection=done, effects=(RemoveFiles(), TombstoneSnapshots()))
 
 
 def on_logout_answered(

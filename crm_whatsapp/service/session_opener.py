@@ -1,0 +1,171 @@
+"""Makes a session folder ready for a start: decides between the local store and a snapshot.
+
+A snapshot wins over a valid local store only if its epoch is above the local one, because then
+another pod has run the session since; in the same epoch the local store wins. A missing or
+damaged local store is replaced by the newest snapshot that can be opened. What is replaced goes to
+quarantine. Before the client starts, the lease's epoch is written into creds.json and a copy of
+the store is put beside it for the second chance.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import structlog
+
+from crm_whatsapp.domain.connection import Reason
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreUnavailable
+from crm_whatsapp.domain.folders import FolderReport, FolderState
+from crm_whatsapp.domain.ports import SessionFolders, SnapshotCipher, SnapshotStore, StoreCopier
+from crm_whatsapp.domain.snapshots import KeyMissing, SnapshotDamaged, SnapshotMeta, StoreCopy
+from crm_whatsapp.service.lease_keeper import LeaseKeeper
+from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
+
+log = structlog.get_logger(__name__)
+
+Ready = Callable[[], None]
+Refuse = Callable[[Reason, str], None]
+
+REASONS = {
+    FolderState.MISSING: Reason.CREDENTIALS_MISSING,
+    FolderState.CORRUPT: Reason.STORE_CORRUPT,
+    FolderState.FOREIGN: Reason.STORE_FOREIGN,
+    FolderState.LOCKED: Reason.HELD_ELSEWHERE,
+    FolderState.UNREADABLE: Reason.STORAGE_UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSnapshots:
+    """Where snapshots come from; cipher is None when no key is configured."""
+
+    store: SnapshotStore
+    cipher: SnapshotCipher | None
+
+
+class SessionOpener:
+    """Looks at the folder in the company's mailbox; downloads on threads of its own."""
+
+    def __init__(
+        self,
+        *,
+        folders: SessionFolders,
+        copier: StoreCopier,
+        leases: LeaseKeeper,
+        catalogue: SnapshotCatalogue,
+        remote: RemoteSnapshots | None,
+        threads: int = 4,
+    ) -> None:
+        self._folders = folders
+        self._copier = copier
+        self._leases = leases
+        self._catalogue = catalogue
+        self._remote = remote
+        self._downloads = ThreadPoolExecutor(threads, thread_name_prefix="snapshot-restore")
+
+    def stop(self) -> None:
+        """Begin no further download."""
+        self._downloads.shutdown(wait=False, cancel_futures=True)
+
+    def open(self, company_id: str, *, ready: Ready, refuse: Refuse) -> None:
+        """Answer by one of the callbacks: at once, or after a download.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        report = self._folders.inspect(company_id)
+        if self._remote is not None and self._needs_snapshot(company_id, report):
+            remote = self._remote
+            self._downloads.submit(self._open_remote, remote, company_id, report, ready, refuse)
+        else:
+            self._open_local(company_id, report, ready, refuse)
+
+    def _needs_snapshot(self, company_id: str, report: FolderReport) -> bool:
+        newest = self._catalogue.find(company_id)
+        if newest is None:
+            return False
+        if report.state is FolderState.VALID and report.credentials is not None:
+            return newest[0] > report.credentials.epoch
+        return report.state in (FolderState.MISSING, FolderState.CORRUPT)
+
+    def _open_local(
+        self, company_id: str, report: FolderReport, ready: Ready, refuse: Refuse
+    ) -> None:
+        known = report.credentials
+        if report.state is not FolderState.VALID or known is None:
+            refuse(REASONS.get(report.state, Reason.STORE_CORRUPT), report.detail)
+            return
+        if report.needs_adoption:
+            log.info("adopting a paired store without creds.json", company_id=company_id)
+        epoch = max(self._leases.epoch_of(company_id), known.epoch)
+        if report.needs_adoption or known.epoch != epoch:
+            self._folders.write_credentials(replace(known, epoch=epoch))
+        self._folders.keep_before_start(company_id)
+        ready()
+
+    def _open_remote(
+        self,
+        remote: RemoteSnapshots,
+        company_id: str,
+        report: FolderReport,
+        ready: Ready,
+        refuse: Refuse,
+    ) -> None:
+        """Install the newest snapshot that can be opened."""
+        try:
+            copy = self._fetch(remote, company_id)
+            if copy is None:
+                self._open_local(company_id, report, ready, refuse)
+                return
+            self._install(company_id, report, copy)
+        except KeyMissing as error:
+            refuse(Reason.KEY_MISSING, error.message)
+        except (StoreUnavailable, StorageError) as error:
+            refuse(Reason.STORAGE_UNAVAILABLE, error.message)
+        except CrmWhatsappError as error:
+            refuse(Reason.STORE_CORRUPT, error.message)
+        except Exception as error:
+            log.exception("a snapshot could not be restored", company_id=company_id)
+            refuse(Reason.STORAGE_UNAVAILABLE, f"internal error: {type(error).__name__}")
+        else:
+            ready()
+
+    def _install(self, company_id: str, report: FolderReport, copy: StoreCopy) -> None:
+        if report.state is not FolderState.MISSING:
+            self._folders.quarantine(company_id, "replaced-by-snapshot")
+        self._folders.prepare(company_id)
+        epoch = max(self._leases.epoch_of(company_id), copy.credentials.epoch)
+        self._copier.install(copy, epoch=epoch)
+        self._folders.keep_before_start(company_id)
+        log.info("session restored from its snapshot", company_id=company_id)
+
+    def _fetch(self, remote: RemoteSnapshots, company_id: str) -> StoreCopy | None:
+        """Return the newest snapshot that opens, trying older ones after a damaged one.
+
+        A missing key ends the search: an older store would hurt a session that is whole.
+        """
+        if remote.cipher is None:
+            raise KeyMissing("SNAPSHOT_ENCRYPTION_KEYS is not set.")
+        snapshots = remote.store.list(company_id)
+        for meta in snapshots:
+            copy = _open_one(remote.store, remote.cipher, meta)
+            if copy is not None:
+                return copy
+        if snapshots:
+            raise SnapshotDamaged(f"None of {len(snapshots)} snapshots can be opened.")
+        self._catalogue.forget(company_id)
+        return None
+
+
+def _open_one(store: SnapshotStore, cipher: SnapshotCipher, meta: SnapshotMeta) -> StoreCopy | None:
+    try:
+        return cipher.open(store.read(meta.company_id, meta.epoch, meta.seq))
+    except SnapshotDamaged as error:
+        log.error(
+            "a snapshot is damaged; the next older one is tried",
+            company_id=meta.company_id,
+            epoch=meta.epoch,
+            seq=meta.seq,
+            detail=error.message,
+        )
+        return None

@@ -1,0 +1,244 @@
+"""Takes snapshots: when something that matters has changed, and never when nothing has.
+
+A store whose files have not changed costs two stats a scan. One that has is fingerprinted: a
+change of the device row, one-time keys, identities or app-state keys is written at the next scan,
+a change of ratchets alone at most every `ratchet_interval_seconds`.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+
+import structlog
+
+from crm_whatsapp.domain.connection import ClientPhase, Connection
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreUnavailable
+from crm_whatsapp.domain.ports import Clock, SnapshotCipher, SnapshotStore, StoreCopier
+from crm_whatsapp.domain.snapshots import (
+    SealedSnapshot,
+    SnapshotDamaged,
+    SnapshotMeta,
+    StoreFingerprint,
+    StoreUnfit,
+)
+from crm_whatsapp.service.lease_keeper import LeaseKeeper
+from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
+
+log = structlog.get_logger(__name__)
+
+_DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotTerms:
+    """How often and how much, in seconds and bytes."""
+
+    ratchet_interval_seconds: float = 900.0
+    daily_bytes: int = 50 * 1024 * 1024
+    threads: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotState:
+    """What is known of a company's last snapshot.
+
+    problem: why the last attempt failed; None after one that succeeded or was not needed.
+    """
+
+    fingerprint: StoreFingerprint | None = None
+    taken_at_monotonic: float = float("-inf")
+    meta: SnapshotMeta | None = None
+    day: int = 0
+    bytes_today: int = 0
+    problem: str | None = None
+
+
+_NOTHING = SnapshotState()
+
+
+class SnapshotKeeper:
+    """One queue, a few threads; a company waits in the queue at most once."""
+
+    def __init__(
+        self,
+        *,
+        store: SnapshotStore,
+        cipher: SnapshotCipher,
+        copier: StoreCopier,
+        leases: LeaseKeeper,
+        catalogue: SnapshotCatalogue,
+        clock: Clock,
+        terms: SnapshotTerms,
+    ) -> None:
+        self._store = store
+        self._cipher = cipher
+        self._copier = copier
+        self._leases = leases
+        self._catalogue = catalogue
+        self._clock = clock
+        self._terms = terms
+        self._lock = threading.Lock()
+        self._states: dict[str, SnapshotState] = {}
+        self._turns: dict[str, threading.Lock] = {}
+        self._queued: set[str] = set()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"snapshots-{number}", daemon=True)
+            for number in range(terms.threads)
+        ]
+        self.written = 0
+        self.failed = 0
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more from the queue."""
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def request(self, company_id: str) -> None:
+        """Ask for a snapshot soon; nothing is written when nothing has changed."""
+        with self._lock:
+            if company_id in self._queued:
+                return
+            self._queued.add(company_id)
+        self._queue.put(company_id)
+
+    def scan(self, connections: Sequence[Connection]) -> int:
+        """Queue every connected session whose store has changed enough; return how many."""
+        asked = 0
+        for connection in connections:
+            live = connection.is_connected and connection.client is ClientPhase.LIVE
+            if live and self._is_due(connection.company_id):
+                self.request(connection.company_id)
+                asked += 1
+        return asked
+
+    def take(self, company_id: str, *, clean: bool = False, even_if_same: bool = False) -> bool:
+        """Take a snapshot on this thread; True when one was written.
+
+        Raises:
+            StoreUnfit: the store may not be copied (damaged, or another device in it).
+            StoreUnavailable, StoreRejected, LeaseFenced: it was not written.
+            StorageError: the disk refuses.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(company_id, threading.Lock())
+        with turn:
+            try:
+                return self._take(company_id, clean=clean, even_if_same=even_if_same)
+            except CrmWhatsappError as error:
+                self.failed += 1
+                self._set(company_id, replace(self.state(company_id), problem=error.message))
+                raise
+
+    def state(self, company_id: str) -> SnapshotState:
+        """Return what is known of the company's last snapshot."""
+        with self._lock:
+            return self._states.get(company_id, _NOTHING)
+
+    def problems(self) -> dict[str, str]:
+        """Return why the last snapshot of a company failed, for those whose did."""
+        with self._lock:
+            return {
+                company_id: state.problem
+                for company_id, state in self._states.items()
+                if state.problem is not None
+            }
+
+    def forget(self, company_id: str) -> None:
+        """Drop what is remembered of a company."""
+        with self._lock:
+            self._states.pop(company_id, None)
+
+    def _set(self, company_id: str, state: SnapshotState) -> None:
+        with self._lock:
+            self._states[company_id] = state
+
+    def _is_due(self, company_id: str) -> bool:
+        state = self.state(company_id)
+        if state.problem is not None or state.fingerprint is None:
+            return True
+        try:
+            present = self._copier.fingerprint(company_id)
+        except (StoreUnfit, StorageError) as error:
+            log.debug("the store cannot be read now", company_id=company_id, detail=error.message)
+            return False
+        if present == state.fingerprint:
+            return False
+        if present.important != state.fingerprint.important:
+            return True
+        waited = self._clock.monotonic() - state.taken_at_monotonic
+        return waited >= self._terms.ratchet_interval_seconds and self._has_budget(state)
+
+    def _has_budget(self, state: SnapshotState) -> bool:
+        return state.day != self._today() or state.bytes_today < self._terms.daily_bytes
+
+    def _today(self) -> int:
+        return int(self._clock.now().timestamp() // _DAY_SECONDS)
+
+    def _take(self, company_id: str, *, clean: bool, even_if_same: bool) -> bool:
+        epoch = self._leases.epoch_of(company_id)
+        if epoch == 0:
+            raise StoreUnavailable("The session has no lease yet: the database was away.")
+        state = self.state(company_id)
+        last = state.meta if state.meta is not None and state.meta.epoch == epoch else None
+        fingerprint = self._copier.fingerprint(company_id)
+        if last is not None and fingerprint == state.fingerprint and not even_if_same:
+            if last.clean or not clean:
+                self._set(company_id, replace(state, problem=None))
+                return False
+        seq = last.seq + 1 if last is not None else 1
+        copy = self._copier.copy(company_id)
+        sealed = self._cipher.seal(copy, epoch=epoch, seq=seq, clean=clean)
+        self._write_and_verify(sealed)
+        self._remember(company_id, fingerprint, sealed.meta)
+        return True
+
+    def _write_and_verify(self, sealed: SealedSnapshot) -> None:
+        meta = sealed.meta
+        self._store.write(self._leases.owner_id, sealed)
+        stored = self._store.read(meta.company_id, meta.epoch, meta.seq)
+        if stored.payload != sealed.payload or stored.wrapped_key != sealed.wrapped_key:
+            raise SnapshotDamaged("The snapshot reads back differently from what was written.")
+
+    def _remember(self, company_id: str, fingerprint: StoreFingerprint, meta: SnapshotMeta) -> None:
+        state, today = self.state(company_id), self._today()
+        spent = state.bytes_today if state.day == today else 0
+        self._set(
+            company_id,
+            SnapshotState(
+                fingerprint=fingerprint,
+                taken_at_monotonic=self._clock.monotonic(),
+                meta=meta,
+                day=today,
+                bytes_today=spent + meta.size_bytes,
+            ),
+        )
+        self._catalogue.note(company_id, (meta.epoch, meta.seq))
+        self.written += 1
+        log.info(
+            "session snapshot written",
+            company_id=company_id,
+            epoch=meta.epoch,
+            seq=meta.seq,
+            size_bytes=meta.size_bytes,
+            clean=meta.clean,
+        )
+
+    def _work(self) -> None:
+        while (company_id := self._queue.get()) is not None:
+            with self._lock:
+                self._queued.discard(company_id)
+            try:
+                self.take(company_id)
+            except StoreUnavailable as error:
+                log.info("snapshot postponed", company_id=company_id, detail=error.message)
+            except CrmWhatsappError as error:
+                log.warning("no snapshot was taken", company_id=company_id, detail=error.message)
+            except Exception:
+                log.exception("a snapshot failed", company_id=company_id)
