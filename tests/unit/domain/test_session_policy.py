@@ -184,10 +184,50 @@ class TestEngineEvents:
         assert out.connection.status is Status.LOGGED_OUT
         assert out.connection.reason is reason
         assert out.connection.user_action is UserAction.CONNECT
-        assert kinds(out)[:2] == [decisions.RemoveCredentials, decisions.StopClient]
+        assert kinds(out)[:3] == [
+            decisions.RemoveCredentials,
+            decisions.TombstoneSnapshots,
+            decisions.StopClient,
+        ]
         gone = run(out.connection, engine_event(events.ClientStopped))
         assert kinds(gone) == [decisions.RemoveFiles]
         assert not run(gone.connection, events.StartupFound()).starts_client
+
+    def test_a_401_on_connect_gets_one_second_chance_with_the_store_of_before(self) -> None:
+        again = replace(STARTING, last_connected_at=after(-14 * 86_400))
+        refusal = engine_event(events.LoggedOut, on_connect=True, code=401)
+        tried = run(again, refusal)
+        assert kinds(tried) == [decisions.StopClient]
+        assert tried.connection.second_chance_used
+        started = run(tried.connection, engine_event(events.ClientStopped))
+        assert kinds(started) == [decisions.PutBackStore, decisions.StartClient]
+        refused = run(
+            started.connection, engine_event(events.LoggedOut, 2, on_connect=True, code=401)
+        )
+        assert refused.connection.status is Status.LOGGED_OUT
+
+    def test_a_second_chance_cut_short_by_a_kill_is_taken_at_start_up(self) -> None:
+        again = replace(STARTING, last_connected_at=NOW)
+        refusal = engine_event(events.LoggedOut, on_connect=True, code=401)
+        killed = replace(run(again, refusal).connection, client=ClientPhase.NONE, generation=0)
+        assert kinds(run(killed, events.StartupFound())) == [
+            decisions.PutBackStore,
+            decisions.StartClient,
+        ]
+
+    @pytest.mark.parametrize(
+        ("code", "seen_at", "used"),
+        [
+            (403, NOW, False),
+            (401, after(-15 * 86_400), False),
+            (401, None, False),
+            (401, NOW, True),
+        ],
+    )
+    def test_no_second_chance(self, code: int, seen_at: datetime | None, used: bool) -> None:
+        again = replace(STARTING, last_connected_at=seen_at, second_chance_used=used)
+        refusal = engine_event(events.LoggedOut, on_connect=True, code=code)
+        assert run(again, refusal).connection.status is Status.LOGGED_OUT
 
     @pytest.mark.parametrize(("expires", "seconds"), [(120.0, 120), (None, 86_400), (0.0, 86_400)])
     def test_a_ban_is_waited_for(self, expires: float | None, seconds: int) -> None:
@@ -401,7 +441,7 @@ class TestRequests:
         answered = run(begun.connection, engine_event(events.LogoutAnswered, succeeded=True))
         assert kinds(answered) == [decisions.StopClient]
         done = run(answered.connection, engine_event(events.ClientStopped))
-        assert kinds(done) == [decisions.RemoveFiles]
+        assert kinds(done) == [decisions.RemoveFiles, decisions.TombstoneSnapshots]
         assert done.connection.status is Status.LOGGED_OUT
         assert done.connection.reason is Reason.LOGGED_OUT_BY_USER
         assert "still be listed" not in done.connection.message
@@ -418,7 +458,7 @@ class TestRequests:
         late = run(begun, events.TimerDue(has_credentials=True), after(16))
         assert kinds(late) == [decisions.StopClient]
         done = run(late.connection, engine_event(events.ClientStopped), after(17))
-        assert kinds(done) == [decisions.RemoveFiles]
+        assert kinds(done) == [decisions.RemoveFiles, decisions.TombstoneSnapshots]
         assert "still be listed" in done.connection.message
 
     def test_a_logout_cut_short_by_a_restart_is_finished(self) -> None:
