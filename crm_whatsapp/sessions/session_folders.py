@@ -20,6 +20,7 @@ from pathlib import Path
 from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.errors import ConfigurationError, InvalidInput, StorageError
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.sessions import before_start
 from crm_whatsapp.sessions import credentials as creds
 from crm_whatsapp.sessions import device_row as store
 from crm_whatsapp.sessions.durable_file import refused, sync_folder
@@ -176,6 +177,22 @@ class LocalSessionFolders:
                 shutil.rmtree(leftover)
         except OSError as exc:
             raise refused("remove", trash, exc) from exc
+
+    def keep_before_start(self, company_id: str) -> None:
+        """Copy the store of a company at rest, so that `put_back` can undo the next start.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        before_start.keep(self.session_path(company_id))
+
+    def put_back(self, company_id: str) -> bool:
+        """Replace the store of a company at rest by that copy; False when there is none.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        return before_start.put_back(self.session_path(company_id))
 
     def quarantine(self, company_id: str, why: str) -> Path | None:
         """Set the folder aside under quarantine/; None when there is none.
