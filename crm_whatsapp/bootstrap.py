@@ -14,6 +14,8 @@ from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.decisions import PolicyLimits
 from crm_whatsapp.domain.events import LeaseLost, ServiceStopping
 from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.engine.empty_store_process import make_empty_store
+from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.settings import EngineSettings
 from crm_whatsapp.engine.supervisor import Supervisor
 from crm_whatsapp.jobs.job_board import Job, JobBoard
@@ -28,6 +30,7 @@ from crm_whatsapp.service.session_manager import ManagerParts, SessionManager
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
 from crm_whatsapp.service.steady_clock import SteadyClock
 from crm_whatsapp.service.write_behind import WriteBehind
+from crm_whatsapp.sessions.baileys_import import BaileysImport, ImportReport
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.sessions.proxy_vault import EncryptedProxyVault
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
@@ -55,6 +58,22 @@ def migrate_database(database_url: str) -> list[str]:
 def migration_text() -> str:
     """Return the SQL to paste where no database URL is to be had."""
     return manual_instructions(MIGRATIONS, None)
+
+
+def import_baileys(
+    source: Path, sessions_dir: Path, company_id: str, *, replace: bool, dry_run: bool
+) -> ImportReport:
+    """Turn a session of Baileys into one of this SESSIONS_DIR; the source is only read.
+
+    Raises:
+        CrmWhatsappError: as BaileysImport.run says; ConfigurationError for a relative SESSIONS_DIR.
+    """
+    moving_in = BaileysImport(
+        LocalSessionFolders(sessions_dir),
+        make_empty_store=make_empty_store,
+        session_lock=SessionLock,
+    )
+    return moving_in.run(source, company_id, replace=replace, dry_run=dry_run)
 
 
 class WorkerLock:
