@@ -21,13 +21,22 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseClaim:
-    """The answer for one company of a claim: granted, or held by somebody else."""
+    """The answer for one company of a claim: granted, or held by somebody else.
+
+    The rest only a claim tells, not a renewal:
+    snapshot_epoch, snapshot_seq: the newest live snapshot; None when there is none. Under a
+        granted claim nothing older than the claim can be added any more.
+    last_version: the newest version known of the company, 0 when it is unknown.
+    """
 
     company_id: str
     owner_id: str
     epoch: int
     granted: bool
     expires_in_seconds: float
+    snapshot_epoch: int | None = None
+    snapshot_seq: int | None = None
+    last_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,12 +29,12 @@ class SupabaseLeaseStore:
             ttl_seconds: on the database clock, 0 < ttl <= 300.
 
         Source:
-            migrations: whatsapp_claim_leases_v1.
+            migrations: whatsapp_claim_leases_v2.
         """
         if not company_ids:
             return []
         answer = self._calls.once(
-            "whatsapp_claim_leases_v1",
+            "whatsapp_claim_leases_v2",
             {
                 "p_owner": owner_id,
                 "p_company_ids": list(company_ids),
@@ -99,6 +99,13 @@ def _claim(row: dict[str, Any], *, granted: bool) -> LeaseClaim:
             epoch=int(row["epoch"]),
             granted=granted,
             expires_in_seconds=max(0.0, seconds) if math.isfinite(seconds) else 0.0,
+            snapshot_epoch=_number(row.get("snapshot_epoch")),
+            snapshot_seq=_number(row.get("snapshot_seq")),
+            last_version=_number(row.get("last_version")) or 0,
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise StoreRejected("The database gave an unknown answer about a lease.") from exc
+
+
+def _number(raw: Any) -> int | None:
+    return None if raw is None else int(raw)
