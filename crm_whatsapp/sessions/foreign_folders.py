@@ -143,6 +143,8 @@ def _read_dump(path: Path) -> BaileysSource:
         raise InvalidInput(_HALF.format(path=path, why=exc)) from exc
     sessions = find_creds(content)
     if not sessions:
+        if b"noiseKey" in raw:
+            raise InvalidInput(_HALF.format(path=path, why="the creds in it are not complete"))
         why = "no creds object (with noiseKey and signedIdentityKey) is in it"
         raise InvalidInput(_NO_SESSION.format(path=path, why=why))
     if len(sessions) > 1:
