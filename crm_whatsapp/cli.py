@@ -94,6 +94,7 @@ def _import_baileys(options: argparse.Namespace) -> int:
         _say("The running service starts it at the company's next status poll.")
     else:
         _say("The service starts it with its next start.")
+    _say("A company that was disconnected or logged out here before is started by Connect.")
     _say(
         "Baileys must not run with this session again: WhatsApp lets a device connect once, so the "
         "two would throw each other out. Stop it for good before this one starts."
