@@ -14,15 +14,23 @@ for (const level of ['log', 'info', 'warn', 'error']) console[level] = () => {} 
 const { makeWASocket, DisconnectReason, useMultiFileAuthState } = await import(pathToFileURL(entry))
 const silent = { level: 'silent', child: () => silent }
 for (const level of ['trace', 'debug', 'info', 'warn', 'error', 'fatal']) silent[level] = () => {}
+const writing = new Set() // it writes files in place: an end in between leaves half of one
 let socket
+
+const whole = (write) => (...args) => {
+  const done = write(...args).finally(() => writing.delete(done))
+  writing.add(done)
+  return done
+}
 
 async function connect() {
   const { state, saveCreds } = await useMultiFileAuthState(folder)
+  state.keys.set = whole(state.keys.set)
   socket = makeWASocket({
     auth: state, waWebSocketUrl: facts.edge_url, logger: silent,
     agent: new https.Agent({ ca: fs.readFileSync(facts.ca_file) }),
   })
-  socket.ev.on('creds.update', saveCreds)
+  socket.ev.on('creds.update', whole(saveCreds))
   socket.ev.on('connection.update', ({ connection, qr, lastDisconnect }) => {
     const code = lastDisconnect?.error?.output?.statusCode
     if (qr) say('qr', { qr })
@@ -40,5 +48,9 @@ readline.createInterface({ input: process.stdin })
     const { to, text } = JSON.parse(line)
     socket.sendMessage(to, { text }).then(({ key }) => say('sent', { id: key.id }), (error) => say('failed', { error: String(error) }))
   })
-  .on('close', () => process.exit())
+  .on('close', async () => {
+    await socket.end()
+    while (writing.size) await Promise.allSettled([...writing])
+    process.exit()
+  })
 await connect()
