@@ -74,7 +74,7 @@ COMPANIES = (
         number="5511900000103",
     ),
 )
-CUSTOMER = ("Maria (a customer)", "5511900000200")
+CUSTOMER = ("Maria, a customer", "5511900000200")
 
 
 class Demo:

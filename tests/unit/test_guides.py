@@ -25,17 +25,16 @@ API = (REPOSITORY / "docs" / "api.md").read_text()
 
 
 def table_rows(text: str, heading: str) -> list[list[str]]:
-    """Return the cells of the table whose first column has this heading."""
-    lines = iter(text.splitlines())
-    for line in lines:
-        if line.startswith(f"| {heading} |"):
-            next(lines)
-            break
+    """Return the cells of every table whose first column has this heading."""
     rows = []
-    for line in lines:
+    inside = False
+    for line in text.splitlines():
         if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+            inside = False
+        elif line.startswith(f"| {heading} |"):
+            inside = True
+        elif inside and not line.startswith("| ---"):
+            rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
     return rows
 
 
@@ -125,3 +124,24 @@ def test_variables_that_a_guide_names_exist(path: Path) -> None:
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", path.read_text()))
 
     assert {name for name in named if name.startswith(prefixes)} - known <= {"WHATSAPP_URL"}
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+def test_make_targets_that_a_guide_names_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+
+    assert set(re.findall(r"`make ([a-z-]+)", path.read_text())) <= targets
+
+
+def test_log_lines_that_the_operations_guide_quotes_are_logged() -> None:
+    operations = (REPOSITORY / "docs" / "operations.md").read_text()
+    source = "".join(path.read_text() for path in (REPOSITORY / "crm_whatsapp").rglob("*.py"))
+    quoted = [
+        *(row[0] for row in table_rows(operations, "line")),
+        *(row[0] for row in table_rows(operations, "line or detail")),
+    ]
+
+    assert len(quoted) > 8
+    for line in quoted:
+        words = max(re.split(r"\d+|\.\.\.|[A-Z_]{6,}", line.strip("`")), key=len).strip()
+        assert words in source, line
