@@ -88,6 +88,7 @@ def begin_work(worker: GunicornWorker, settings: Settings) -> None:
         style=settings.log_format,
         instance_id=load_owner_id(settings.sessions_dir),
     )
+    os.umask(0o077)  # SQLite makes its side files with what the umask leaves
     service = _service_of(worker)
 
     def on_signal(signal_number: int, frame: FrameType | None) -> None:

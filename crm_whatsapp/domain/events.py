@@ -130,6 +130,11 @@ class EngineEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientStarting(EngineEvent):
+    """The start begins now, after whatever it had to wait for: an engine, or its turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConnected(EngineEvent):
     """Logged in (event 3). After a pairing it comes once more for the first login."""
 

@@ -160,6 +160,7 @@ class EffectRunner:
         if method is None:
             return
         self._folders.prepare(company_id)
+        self._folders.check_writable()
         self._fleet.pair(
             PairOrder(
                 company_id=company_id,

@@ -292,9 +292,10 @@ class SessionManager:
         """Tell whether something is saved. The store of a running client is left alone. A folder
         that cannot be read holds something: the start will say what is wrong with it."""
         runtime = self._runtimes.get(company_id)
-        if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
-            return runtime.connection.jid is not None
         try:
+            if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
+                linked = runtime.connection.jid is not None
+                return linked or self._parts.folders.has_credentials_file(company_id)
             return self._parts.folders.has_credentials(company_id)
         except StorageError as error:
             log.error(

@@ -96,9 +96,10 @@ def stop_for_good(connection: Connection, now: datetime) -> Decision:
         wanted.client is ClientPhase.NONE and wanted.reason is Reason.NEVER_CONNECTED
     ):
         return Decision(connection=wanted)
+    linked = wanted.client is not ClientPhase.PAIRING or wanted.jid is not None
     stopped = become(
         wanted,
-        Reason.STOPPED,
+        Reason.STOPPED if linked else Reason.NEVER_CONNECTED,
         last_disconnected_at=now if wanted.is_connected else wanted.last_disconnected_at,
     )
     return stop_client(stopped)
