@@ -54,6 +54,8 @@ class RestoreRequested(Event):
 class DisconnectRequested(Event):
     """Stop the client, keep the credentials."""
 
+    has_credentials: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogoutRequested(Event):

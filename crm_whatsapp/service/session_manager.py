@@ -189,7 +189,10 @@ class SessionManager:
 
     def disconnect(self, company_id: str) -> Connection:
         """Stop the session and keep it stopped."""
-        return self._ask(company_id, events.DisconnectRequested)
+        return self._ask(
+            company_id,
+            lambda: events.DisconnectRequested(has_credentials=self.has_credentials(company_id)),
+        )
 
     def restore(self, company_id: str) -> Connection:
         """Ask for a restore now.

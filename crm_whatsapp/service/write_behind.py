@@ -102,7 +102,12 @@ class WriteBehind:
         mine = self.notify()
         with self._changed:
             self._changed.wait_for(
-                lambda: self._answered >= mine or self.problem is not None, timeout_seconds * 0.8
+                lambda: (
+                    self._answered >= mine
+                    or self.problem is not None
+                    or not self._thread.is_alive()
+                ),
+                timeout_seconds * 0.8,
             )
         self._stop_requested.set()
         with self._changed:

@@ -151,23 +151,22 @@ class Pod:
 
     def settle(self, company_id: str = COMPANY) -> Connection:
         """Wait until everything posted so far, and what followed from it, is handled."""
-        found = Connection(company_id=company_id)
-        for _ in range(6):  # a request, its lease, its start, the engine's answer, ...
+        return self.drain(self.manager.runtime(company_id))
+
+    def drain(self, runtime: CompanyRuntime) -> Connection:
+        """Do so for a runtime that may have been retired."""
+        for _ in range(8):  # a request, its start, the engine's answer, ...
             done = threading.Event()
-            answers: list[Connection] = []
-
-            def answer(
-                connection: Connection,
-                answers: list[Connection] = answers,
-                done: threading.Event = done,
-            ) -> None:
-                answers.append(connection)
-                done.set()
-
-            self.manager.then(company_id, answer)
+            self.manager._mailroom.post(runtime.mailbox, done.set)
             assert done.wait(DEADLINE_SECONDS), "the mailbox is stuck"
-            found = answers[0]
-        return found
+        return runtime.connection
+
+    def delete(self, company_id: str = COMPANY) -> CompanyRuntime:
+        """Delete the company; return the runtime that is no more."""
+        runtime = self.manager.runtime(company_id)
+        self.manager.delete(company_id)
+        self.drain(runtime)
+        return runtime
 
     def await_connection(
         self, wanted: Callable[[Connection], bool], what: str, company_id: str = COMPANY
