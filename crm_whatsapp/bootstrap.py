@@ -4,6 +4,7 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import structlog
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.decisions import PolicyLimits
+from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.events import LeaseLost, ServiceStopping
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.engine.empty_store_process import make_empty_store
@@ -200,7 +202,7 @@ def build(settings: Settings) -> Parts:
         journal=journal,
         store=store,
         longest_wait_seconds=settings.database_retry_max_seconds,
-        is_known=lambda company_id: manager.find(company_id) is not None,
+        held_count=lambda: recorder.held_count,
     )
     reconciliation = Reconciliation(
         manager=manager,
@@ -290,6 +292,7 @@ def _connect_listeners(parts: Parts) -> None:
 
     parts.recorder.listen(recorded)
     parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
+    parts.write_behind.on_stale(parts.manager.take_stale)
     parts.write_behind.on_return(parts.reconciliation.request)
     parts.write_behind.on_return(lambda: parts.jobs.run_soon("schema-check"))
 
@@ -303,7 +306,8 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
 
     def sweep() -> None:
         parts.manager.sweep()
-        parts.recorder.retry_held()
+        if parts.recorder.retry_held():
+            parts.write_behind.notify()
 
     return [
         Job(
@@ -346,59 +350,110 @@ def running_sessions(manager: SessionManager) -> int:
 
 
 class RunningService:
-    """The service inside the worker: started once, stopped once, from any thread."""
+    """The service inside the worker: started once, stopped once, from any thread.
 
-    def __init__(self, settings: Settings) -> None:
+    Attributes:
+        parts: set as soon as requests can be answered.
+        boot_error: why the service is not up, for people; None while it starts and once it is up.
+    """
+
+    def __init__(self, settings: Settings, make: Callable[[Settings], Parts] = build) -> None:
         self._settings = settings
+        self._make = make
         self._lock = WorkerLock(settings.sessions_dir)
         self._stop_requested = threading.Event()
         self._stopped = threading.Event()
         self._stop_once = threading.Lock()
+        self._changed = threading.Condition()
+        self._starting = False
         self._boot = threading.Thread(target=self._run, name="boot", daemon=True)
         self.parts: Parts | None = None
         self.boot_error: str | None = None
 
     def start(self) -> None:
-        """Start in the background; `parts` is set as soon as requests can be answered."""
+        """Start in the background; what stands in its way for a while is tried again."""
         self._boot.start()
 
     def _run(self) -> None:
         try:
             self._lock.acquire()
-            if not self._stop_requested.is_set():
-                self._start_parts()
+            while not self._attempt():
+                self._stop_requested.wait(self._settings.session_storage_retry_seconds)
         except Exception as error:
-            self.boot_error = str(error)
+            self.boot_error = str(error) or type(error).__name__
             log.exception("the service could not start")
 
+    def _attempt(self) -> bool:
+        """Start everything; False when it should be tried again."""
+        with self._changed:
+            if self._stop_requested.is_set():
+                return True
+            self._starting = True
+        try:
+            self._start_parts()
+        except CrmWhatsappError as error:
+            if error.permanent:
+                raise
+            self.boot_error = error.message
+            log.error("the service could not start and tries again", detail=error.message)
+            return False
+        finally:
+            with self._changed:
+                self._starting = False
+                self._changed.notify_all()
+        self.boot_error = None
+        return True
+
     def _start_parts(self) -> None:
-        parts = build(self._settings)
+        parts = self._make(self._settings)
+        try:
+            parts.manager.start()
+        except CrmWhatsappError:
+            parts.fleet.shutdown(1.0)
+            parts.journal.close()
+            raise
         parts.leases.start()
-        parts.manager.start()
         parts.write_behind.start()
         self.parts = parts
+        if self._stop_requested.is_set():
+            return
         parts.restore.start()
         parts.jobs.start()
         parts.reconciliation.start()
         log.info("the service is up", sessions=len(parts.manager.connections()))
 
     def stop(self) -> None:
-        """Stop cleanly within GRACEFUL_SHUTDOWN_TIMEOUT; a second caller waits for the first."""
+        """Stop cleanly within GRACEFUL_SHUTDOWN_TIMEOUT; a second caller waits for the first.
+
+        A start under way is waited for and then undone: nothing goes on behind a stop.
+        """
+        timeout_seconds = self._settings.graceful_shutdown_timeout / 1000
+        begun = time.monotonic()
         self._stop_requested.set()
         if not self._stop_once.acquire(blocking=False):
-            self._stopped.wait(self._settings.graceful_shutdown_timeout / 1000)
+            self._stopped.wait(timeout_seconds)
             return
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._starting, timeout_seconds / 2)
             if self.parts is not None:
-                stop_parts(self.parts, self._settings.graceful_shutdown_timeout / 1000)
+                stop_parts(self.parts, timeout_seconds - (time.monotonic() - begun))
         finally:
             self._lock.release()
             self._stopped.set()
 
 
 def stop_parts(parts: Parts, timeout_seconds: float) -> None:
-    """Stop accepting, stop clients in parallel, write what is pending, release the leases."""
+    """Stop accepting, stop clients in parallel, write what is pending, release the leases.
+
+    Args:
+        timeout_seconds: for all of it. Each step has a share, whatever the steps before it took.
+    """
     begun = time.monotonic()
+
+    def left(share: float) -> float:
+        return max(0.02 * timeout_seconds, timeout_seconds * share - (time.monotonic() - begun))
+
     parts.restore.stop()
     parts.manager.refuse_requests()
     parts.jobs.stop()
@@ -406,21 +461,19 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     live = [item for item in parts.manager.connections() if item.client is not ClientPhase.NONE]
     for connection in live:
         parts.manager.post(connection.company_id, ServiceStopping())
-    unclean = parts.fleet.shutdown(timeout_seconds * 0.6)
+    unclean = parts.fleet.shutdown(left(0.6))
     for company_id in unclean:
         log.warning("the client did not stop in time and was ended", company_id=company_id)
-    left = timeout_seconds * 0.75 - (time.monotonic() - begun)
     stores = [parts.folders.store_path(item.company_id) for item in live]
-    for path, why in settle_stores(stores, max(0.2, left)):
+    for path, why in settle_stores(stores, left(0.72)):
         log.warning("a store keeps its log beside it", path=str(path), detail=why)
-    parts.manager.stop(1.0)
-    left = timeout_seconds * 0.85 - (time.monotonic() - begun)
-    if not parts.write_behind.stop(max(0.2, min(2.0, left))):
-        log.warning(
-            "changes wait on disk for the next start", pending=parts.journal.pending_count()
-        )
-    left = timeout_seconds * 0.9 - (time.monotonic() - begun)
-    parts.leases.stop(max(0.1, min(2.0, left)))
+    parts.manager.stop(min(1.0, left(0.8)))
+    parts.recorder.retry_held()
+    if parts.recorder.held_count:
+        log.error("changes that the disk refused are lost", changes=parts.recorder.held_count)
+    if not parts.write_behind.stop(min(2.0, left(0.9))):
+        log.warning("changes wait on disk for the next start")
+    parts.leases.stop(min(2.0, left(0.96)))
     parts.journal.close()
     log.info(
         f"Shutdown complete: {len(live) - len(unclean)} of {len(live)} sessions preserved cleanly",

@@ -24,6 +24,7 @@ from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import ApiKeyAuthenticator, hash_api_key
+from crm_whatsapp.web.errors import NotReady
 
 _EXTENSION = "crm_whatsapp.running_service"
 
@@ -49,6 +50,8 @@ def wsgi_app() -> Flask:
     def provider() -> WebServices | None:
         parts = service.parts
         if parts is None:
+            if service.boot_error is not None:
+                raise boot_failure(service.boot_error)
             return None
         return WebServices(
             sessions=parts.manager,
@@ -70,6 +73,14 @@ def wsgi_app() -> Flask:
     return app
 
 
+def boot_failure(why: str) -> NotReady:
+    """Return the answer to every request while the service cannot start."""
+    check = {"name": "start", "ok": False, "detail": why}
+    return NotReady(
+        f"The service could not start: {why}", ready=False, degraded=True, checks=[check]
+    )
+
+
 def begin_work(worker: GunicornWorker, settings: Settings) -> None:
     """Start the service in this worker and take over its signals."""
     configure_logging(
@@ -77,6 +88,7 @@ def begin_work(worker: GunicornWorker, settings: Settings) -> None:
         style=settings.log_format,
         instance_id=load_owner_id(settings.sessions_dir),
     )
+    os.umask(0o077)  # SQLite makes its side files with what the umask leaves
     service = _service_of(worker)
 
     def on_signal(signal_number: int, frame: FrameType | None) -> None:

@@ -74,7 +74,7 @@ COMPANIES = (
         number="5511900000103",
     ),
 )
-CUSTOMER = ("Maria (a customer)", "5511900000200")
+CUSTOMER = ("Maria, a customer", "5511900000200")
 
 
 class Demo:
@@ -161,7 +161,10 @@ class Demo:
         self._service.spawn()
         assert self._service.process is not None  # noqa: S101
         self._ends.callback(GuardedProcess(self._service.process).end)
-        self._service.wait_ready()
+        try:
+            self._service.wait_ready()
+        except ServiceDidNotStart as error:
+            raise DemoFailed(f"the service did not start:\n{_telling(self._service)}") from error
         self._service.api_key = self.key_path.read_text().strip()
 
 
@@ -186,13 +189,7 @@ def main() -> int:
     except AskedToEnd:
         say("ended")
         return 0
-    except (
-        DemoFailed,
-        NodeRuntimeError,
-        SandboxError,
-        ServiceDidNotStart,
-        StackError,
-    ) as error:
+    except (DemoFailed, NodeRuntimeError, SandboxError, StackError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except CrmWhatsappError as error:
@@ -211,7 +208,7 @@ def run(folder: Path, port: int | None, *, reset: bool) -> int:
         demo.start()
         _explain(demo, time.monotonic() - begun)
         wait_while(demo.is_running, parent)
-        raise DemoFailed(f"a part of it has ended:\n{demo.service.log_tail(20)}")
+        raise DemoFailed(f"a part of it has ended:\n{_telling(demo.service)}")
     finally:
         say("stopping ...")
         demo.stop()
@@ -300,6 +297,12 @@ and sign in with the key   {demo.service.api_key}
 Log: {_shown(demo.folder / "service.log")}      Start over: make demo ARGS=--reset      End: Ctrl+C
 """
     )
+
+
+def _telling(service: ServiceProcess) -> str:
+    """Return the end of the service's log, without the refusals while it was starting."""
+    lines = [line for line in service.log_tail(2000).splitlines() if "starting:" not in line]
+    return "\n".join(lines[-15:])
 
 
 def _shown(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 API = "/api/whatsapp"
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens loopback addresses without asking the proxy that the sandbox puts into the environment."""
 
@@ -53,6 +56,7 @@ class ServiceProcess:
 
     environment: SESSIONS_DIR, SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY at least.
     log_path: where its output goes, appended.
+    ends_with_parent: SIGTERM it when the thread that spawned it ends, whatever ends that.
     """
 
     environment: dict[str, str]
@@ -60,6 +64,7 @@ class ServiceProcess:
     api_key: str = "e2e-service-key-0123456789"
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    ends_with_parent: bool = False
 
     @property
     def url(self) -> str:
@@ -88,6 +93,7 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent if self.ends_with_parent else None,
             )
 
     def start(self, timeout_seconds: float = 30.0) -> ServiceProcess:
@@ -245,6 +251,11 @@ def is_engine(pid: int) -> bool:
         return b"crm_whatsapp.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the spawning thread ends. Source: prctl(2)."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _session_of(pid: int) -> int | None:

@@ -200,6 +200,9 @@ def check_key(service: Service, report: Report) -> bool:
 
     wait_until(answered, time.monotonic() + 30)
     status, body = answers[0]
+    if status == 503:
+        advice = "Look for 'could not start' in the service's log."
+        return report.check("service", False, _error(status, body), advice)
     if status == 401:
         return report.check(
             "key",
@@ -245,7 +248,10 @@ def check_readiness(service: Service, report: Report, deadline: float) -> None:
 def check_sessions(service: Service, report: Report, companies: list[str], deadline: float) -> None:
     """Poll every session until its status does not change by itself any more."""
     status, body = service.get(f"{API}/active-sessions")
-    listed = [item["company_id"] for item in body["sessions"]] if status == 200 else []
+    if status != 200:
+        report.check("sessions", False, _error(status, body))
+        return
+    listed = [item["company_id"] for item in body["sessions"]]
     open_ids = sorted({*listed, *companies})
     if not open_ids:
         report.sessions.append(

@@ -23,6 +23,7 @@ class PolicyLimits:
     """Every duration and budget of the policy, in seconds."""
 
     restore_timeout_seconds: float = 30.0
+    engine_wait_seconds: float = 300.0
     reconnect_timeout_seconds: float = 30.0
     max_retries: int = 3
     retry_delay_seconds: float = 1.0
@@ -221,7 +222,7 @@ def start_restore(
         connected_since=None,
         pairing_method=None,
         pairing_phone=None,
-        status_deadline_at=after(now, limits.restore_timeout_seconds),
+        status_deadline_at=after(now, limits.restore_timeout_seconds + limits.engine_wait_seconds),
         **changes,
     )
     isolated = started.engine_crashes > 0

@@ -54,6 +54,8 @@ class RestoreRequested(Event):
 class DisconnectRequested(Event):
     """Stop the client, keep the credentials."""
 
+    has_credentials: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogoutRequested(Event):
@@ -127,6 +129,11 @@ class EngineEvent(Event):
 
     company_id: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientStarting(EngineEvent):
+    """The start begins now, after whatever it had to wait for: an engine, or its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

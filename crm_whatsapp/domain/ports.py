@@ -118,6 +118,9 @@ class SessionFolders(Protocol):
     def has_credentials(self, company_id: str) -> bool:
         """Tell whether creds.json, or a store that can be adopted, exists. One or two stats."""
 
+    def has_credentials_file(self, company_id: str) -> bool:
+        """Tell whether creds.json exists; one stat, and never a look into the store."""
+
     def inspect(self, company_id: str, *, deep: bool = True) -> FolderReport:
         """Look at the folder; deep also opens the store and reads the device row."""
 

@@ -46,6 +46,7 @@ _RULES: dict[type[events.Event], _Rule] = {
     events.PairingSucceeded: pairing_rules.on_pairing_succeeded,
     events.PairingFailed: pairing_rules.on_pairing_ended,
     events.PairingExpired: pairing_rules.on_pairing_ended,
+    events.ClientStarting: link_rules.on_starting,
     events.ClientConnected: link_rules.on_connected,
     events.ClientDisconnected: link_rules.on_disconnected,
     events.KeepAliveTimedOut: link_rules.on_keepalive_timeout,
@@ -66,7 +67,9 @@ _RULES: dict[type[events.Event], _Rule] = {
 }
 
 _STORED_FIELDS = tuple(
-    item.name for item in fields(Connection) if item.name not in LOCAL_FIELDS | {"version"}
+    item.name
+    for item in fields(Connection)
+    if item.name not in LOCAL_FIELDS | {"version", "status_deadline_at"}
 )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from crm_whatsapp.domain.engines import EngineRole
-from crm_whatsapp.domain.events import ClientConnected, EngineEvent
+from crm_whatsapp.domain.events import ClientConnected, ClientStarting, EngineEvent
 from crm_whatsapp.engine.engine_calls import EngineCalls
 from crm_whatsapp.engine.engine_unit import Engine, Pulse
 from crm_whatsapp.engine.event_translation import domain_event
@@ -79,6 +79,9 @@ class EngineReports:
         session = self._session_of(engine, frame)
         if session is not None and session.stage is Stage.ORDERED:
             session.stage = Stage.STARTING
+            self._audience.emit(
+                ClientStarting(company_id=session.company_id, generation=session.generation)
+            )
 
     def _event(self, engine: Engine, frame: Frame) -> None:
         event = domain_event(frame)

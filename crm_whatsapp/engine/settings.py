@@ -15,7 +15,7 @@ class EngineSettings:
 
     sessions_per_engine: int = 50
     pairing_engines_max: int = 10
-    isolation_engines_max: int = 1
+    isolation_engines_max: int = 4  # suspects at a time, each in an engine of its own
 
     # the start gate inside an engine (facts: measured)
     start_gate_max_ms: int = 50  # longest hold of the write side

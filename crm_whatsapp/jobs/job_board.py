@@ -1,8 +1,9 @@
 """The APScheduler jobs and how each of them fares."""
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -29,13 +30,17 @@ class Job:
 
 @dataclass(slots=True)
 class JobRecord:
-    """How a job has fared since start."""
+    """How a job has fared since start.
+
+    running_seconds: how long the present run has lasted so far; 0 between runs.
+    """
 
     runs: int = 0
     failures: int = 0
     failures_in_a_row: int = 0
     last_error: str | None = None
     last_run_at: datetime | None = None
+    running_seconds: float = 0.0
 
 
 class JobBoard:
@@ -45,6 +50,8 @@ class JobBoard:
         self._jobs: list[Job] = []
         self._lock = threading.Lock()
         self._records: dict[str, JobRecord] = {}
+        self._running: dict[str, float] = {}
+        self._again: set[str] = set()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(8)},
@@ -78,39 +85,65 @@ class JobBoard:
             self._scheduler.shutdown(wait=False)
 
     def run_soon(self, name: str) -> None:
-        """Run a job now, and then at its interval again; returns at once."""
+        """Run a job now, and then at its interval again; returns at once.
+
+        A run under way may have looked too early: another one follows it.
+        """
+        with self._lock:
+            if name in self._running:
+                self._again.add(name)
+                return
         if self._scheduler.running:
             self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def run(self, job: Job) -> None:
-        """Run one job now and note the outcome."""
-        error: str | None = None
+        """Run one job now and note the outcome; once more if that was asked for meanwhile.
+
+        While a run lasts there is no second one: this returns at once.
+        """
+        with self._lock:
+            if job.name in self._running:
+                return
+            self._running[job.name] = time.monotonic()
+        try:
+            again = True
+            while again:
+                error = self._attempt(job)
+                with self._lock:
+                    self._note(self._records[job.name], error)
+                    again = job.name in self._again
+                    self._again.discard(job.name)
+                    self._running[job.name] = time.monotonic()
+        finally:
+            with self._lock:
+                self._running.pop(job.name, None)
+
+    @staticmethod
+    def _attempt(job: Job) -> str | None:
+        """Run the job's function; return what went wrong."""
         try:
             job.function()
         except StoreUnavailable as reason:
-            error = reason.message
-            log.warning("a job could not reach the database", job=job.name, detail=error)
+            log.warning("a job could not reach the database", job=job.name, detail=reason.message)
+            return reason.message
         except Exception as reason:
-            error = f"{type(reason).__name__}: {reason}"
             log.exception("a job failed", job=job.name)
-        with self._lock:
-            record = self._records[job.name]
-            record.runs += 1
-            record.last_run_at = datetime.now(UTC)
-            record.last_error = error
-            record.failures += error is not None
-            record.failures_in_a_row = record.failures_in_a_row + 1 if error else 0
+            return f"{type(reason).__name__}: {reason}"
+        return None
+
+    @staticmethod
+    def _note(record: JobRecord, error: str | None) -> None:
+        record.runs += 1
+        record.last_run_at = datetime.now(UTC)
+        record.last_error = error
+        record.failures += error is not None
+        record.failures_in_a_row = record.failures_in_a_row + 1 if error else 0
 
     def records(self) -> dict[str, JobRecord]:
         """Return a copy of the records, by job name."""
+        now = time.monotonic()
         with self._lock:
             return {
-                name: JobRecord(
-                    runs=record.runs,
-                    failures=record.failures,
-                    failures_in_a_row=record.failures_in_a_row,
-                    last_error=record.last_error,
-                    last_run_at=record.last_run_at,
-                )
+                name: replace(record, running_seconds=max(0.0, now - self._running.get(name, now)))
                 for name, record in self._records.items()
             }

@@ -22,13 +22,17 @@ class ScanCode:
 
 
 class CompanyRuntime:
-    """Read from any thread, changed only by its mailbox."""
+    """Read from any thread, changed only by its mailbox.
+
+    retired: the company was forgotten; what is still in the mailbox is meant for its next life.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.company_id = connection.company_id
         self.mailbox = Mailbox(connection.company_id)
         self.scan_code: ScanCode | None = None
         self.poll_posted = False
+        self.retired = False
         self._connection = connection
         self._changed = threading.Condition()
 

@@ -57,11 +57,12 @@ class EffectRunner:
         """Have alerts passed on."""
         self._alerts.append(listener)
 
-    def run(self, connection: Connection, effect: decisions.Effect) -> None:
-        """Carry out one effect. A disk that refuses is told to the policy, or logged."""
+    def run(self, connection: Connection, effect: decisions.Effect) -> bool:
+        """Carry out one effect; False, and a line in the log, when the disk refuses."""
         company_id = connection.company_id
         try:
             self._run(connection, effect)
+            return True
         except StorageError as error:
             log.error(
                 "the session folder refused an operation",
@@ -69,6 +70,7 @@ class EffectRunner:
                 effect=type(effect).__name__,
                 detail=error.message,
             )
+            return False
 
     def _when_permitted(self, company_id: str, generation: int, work: Work) -> None:
         """Do the work once the lease allows it; tell the policy when it does not."""
@@ -158,6 +160,7 @@ class EffectRunner:
         if method is None:
             return
         self._folders.prepare(company_id)
+        self._folders.check_writable()
         self._fleet.pair(
             PairOrder(
                 company_id=company_id,

@@ -8,7 +8,8 @@ Source: River, internal/leadership (trust a term until start + ttl - margin); mi
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -69,6 +70,8 @@ class LeaseKeeper:
         self._unleased: set[str] = set()
         self._foreign: dict[str, str] = {}
         self._given_up: list[Lease] = []
+        self._asking: Counter[str] = Counter()
+        self._unwanted: set[str] = set()
         self._away_until_monotonic = float("-inf")
         self._stopping = False
         self._lost_listener: LostListener = lambda company_id: None
@@ -86,6 +89,7 @@ class LeaseKeeper:
         """Answer by one of the callbacks; at once when the lease is held already."""
         with self._changed:
             held = company_id in self._held or company_id in self._unleased
+            self._unwanted.discard(company_id)
             if not held:
                 self._waiting.setdefault(company_id, []).append(_Waiting(granted, denied))
                 self._changed.notify_all()
@@ -104,8 +108,14 @@ class LeaseKeeper:
         return self._foreign.get(company_id)
 
     def give_up(self, company_id: str) -> None:
-        """Release the lease of a session that is no longer wanted here; returns at once."""
+        """Release the lease of a session that is no longer wanted here; returns at once.
+
+        A claim whose answer is still out is released when it comes.
+        """
         with self._changed:
+            self._waiting.pop(company_id, None)
+            if self._asking[company_id]:
+                self._unwanted.add(company_id)
             lease = self._held.pop(company_id, None)
             self._unleased.discard(company_id)
             if lease is not None:
@@ -133,8 +143,18 @@ class LeaseKeeper:
             for claim in renewed:
                 if self._held.get(claim.company_id) == before.get(claim.company_id):
                     self._held[claim.company_id] = self._lease(claim, asked_at)
-        missing = before.keys() - {claim.company_id for claim in renewed}
-        self._claim_again(sorted(missing | set(self._unleased)))
+            answered = {claim.company_id for claim in renewed}
+            missing = {
+                company_id
+                for company_id, lease in before.items()
+                if company_id not in answered and self._held.get(company_id) == lease
+            }
+            wanted = set() if self._stopping else missing | self._unleased
+            self._asking.update(wanted)
+        try:
+            self._claim_again(sorted(wanted))
+        finally:
+            self._asked(wanted)
 
     def stop(self, timeout_seconds: float) -> None:
         """Let every term end now, so that the next process need not wait; deny what waits.
@@ -147,7 +167,8 @@ class LeaseKeeper:
             self._held.clear()
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(timeout_seconds)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
 
     def _claim_again(self, company_ids: Sequence[str]) -> None:
         if not company_ids:
@@ -166,14 +187,35 @@ class LeaseKeeper:
         claims = self._store.claim(self.owner_id, company_ids, self._terms.ttl_seconds)
         with self._changed:
             for claim in claims:
-                self._unleased.discard(claim.company_id)
-                if claim.granted:
-                    self._held[claim.company_id] = self._lease(claim, asked_at)
-                    self._foreign.pop(claim.company_id, None)
-                else:
-                    self._held.pop(claim.company_id, None)
-                    self._foreign[claim.company_id] = claim.owner_id
+                self._take(claim, asked_at)
         return claims
+
+    def _asked(self, company_ids: Iterable[str]) -> None:
+        """Note that a claim for these is over, however it ended."""
+        with self._changed:
+            for company_id in company_ids:
+                self._asking[company_id] -= 1
+                if not self._asking[company_id]:
+                    del self._asking[company_id]
+                    self._unwanted.discard(company_id)
+
+    def _take(self, claim: LeaseClaim, asked_at: float) -> None:
+        company_id = claim.company_id
+        if not claim.granted:
+            self._unleased.discard(company_id)
+            self._held.pop(company_id, None)
+            self._foreign[company_id] = claim.owner_id
+            return
+        lease = self._lease(claim, asked_at)
+        if company_id in self._unwanted or self._stopping:
+            self._given_up.append(lease)
+            self._changed.notify_all()
+            return
+        self._unleased.discard(company_id)
+        self._foreign.pop(company_id, None)
+        held = self._held.get(company_id)
+        if held is None or held.epoch < lease.epoch:  # answers may overtake each other
+            self._held[company_id] = lease
 
     def _lease(self, claim: LeaseClaim, asked_at: float) -> Lease:
         return Lease(
@@ -189,6 +231,7 @@ class LeaseKeeper:
                 while not (self._waiting or self._given_up or self._stopping):
                     self._changed.wait()
                 waiting, self._waiting = self._waiting, {}
+                self._asking.update(waiting.keys())
                 given_up, self._given_up = self._given_up, []
                 stopping = self._stopping
             self._release(given_up)
@@ -202,11 +245,11 @@ class LeaseKeeper:
     def _answer(self, waiting: dict[str, list[_Waiting]]) -> None:
         """Claim for everybody who waits, in one call."""
         claims = self._claim_unless_away(sorted(waiting)) if waiting else {}
+        with self._changed:
+            self._unleased |= waiting.keys() - claims.keys() - self._unwanted
+        self._asked(waiting)
         for company_id, entries in waiting.items():
             claim = claims.get(company_id)
-            if claim is None:
-                with self._changed:
-                    self._unleased.add(company_id)
             for entry in entries:
                 if claim is None or claim.granted:
                     entry.granted()
@@ -225,6 +268,9 @@ class LeaseKeeper:
                 sessions = len(company_ids)
                 log.error("starting without a lease", detail=error.message, sessions=sessions)
                 return {}
+            except Exception:  # the one thread that lets sessions start must live on
+                log.exception("starting without a lease", sessions=len(company_ids))
+                return {}
         log.warning("starting without a lease: the database is away", sessions=len(company_ids))
         return {}
 
@@ -238,6 +284,8 @@ class LeaseKeeper:
             if isinstance(error, StoreUnavailable):
                 self._note_away(asked_at)
             log.warning("leases were not released and will expire", detail=error.message)
+        except Exception:  # the one thread that lets sessions start must live on
+            log.exception("leases were not released and will expire")
 
     def _is_away(self) -> bool:
         """Tell whether a call has just hung: the next starts do not wait for another one."""

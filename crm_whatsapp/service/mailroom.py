@@ -63,7 +63,13 @@ class Mailroom:
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
-            thread.join(max(0.0, give_up_at - time.monotonic()))
+            if thread.ident is not None:
+                thread.join(max(0.0, give_up_at - time.monotonic()))
+        # A mailbox that had its turn, or was posted to meanwhile, waits behind the end marks.
+        while not self._waiting.empty() and time.monotonic() < give_up_at:
+            mailbox = self._waiting.get()
+            while mailbox is not None and (message := mailbox.take()) is not None:
+                self._handle(mailbox, message)
 
     def post(self, mailbox: Mailbox, message: Message) -> None:
         """Have the message handled after everything posted to this mailbox before."""

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from crm_whatsapp.domain.connection import ClientPhase, Connection, Status
+from crm_whatsapp.domain.connection import ClientPhase, Connection, Reason, Status, UserAction
 from crm_whatsapp.domain.engines import EngineFleet, SentMessage
 from crm_whatsapp.domain.errors import (
-    EngineError,
     SendUnconfirmed,
     ServiceBusy,
     SessionNotConnected,
@@ -22,8 +21,6 @@ from crm_whatsapp.domain.jids import parse_recipient
 from crm_whatsapp.service.session_manager import SessionManager
 
 log = structlog.get_logger(__name__)
-
-_DEAD_SESSION = ("not found", "closed", "not connected", "not logged in", "websocket disconnected")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +51,10 @@ class Messaging:
             to: an E.164 number or a jid.
         Raises:
             InvalidInput: `to` is neither.
-            SessionNotConnected: not connected within connect_wait_seconds.
+            SessionNotConnected: not connected within connect_wait_seconds, or not any more.
             SendUnconfirmed: no ack within ack_wait_seconds; it may still arrive.
             SendRejected, EngineUnavailable: it was not sent.
-            ServiceBusy: too many sends are waiting.
+            ServiceBusy: too many sends are waiting, or the session is changing its engine.
         """
         to_jid = parse_recipient(to)
         with self._place(company_id):
@@ -77,42 +74,40 @@ class Messaging:
             return future.result(wait + 2.0)
         except FutureTimeout as error:
             raise SendUnconfirmed from error
-        except EngineError as error:
-            self._notice_dead_session(connection, error.message)
-            raise
+        except SessionNotConnected as error:
+            self._notice_dead_session(connection)
+            raise _not_connected(self._manager.find(connection.company_id) or connection) from error
 
-    def _notice_dead_session(self, connection: Connection, message: str) -> None:
-        lowered = message.lower()
-        if any(words in lowered for words in _DEAD_SESSION):
-            log.warning(
-                f"Session {connection.company_id} appears disconnected, updating status",
-                company_id=connection.company_id,
-            )
-            event = SendShowedDeadSession(
-                company_id=connection.company_id,
-                generation=connection.generation,
-                detail=message,
-            )
-            self._manager.post(connection.company_id, event)
+    def _notice_dead_session(self, connection: Connection) -> None:
+        """Have a client rebuilt that is connected here and not in its engine.
+
+        Only this error tells that: a refusal, whatever its words, is an answer of WhatsApp.
+        """
+        log.warning(
+            f"Session {connection.company_id} appears disconnected, updating status",
+            company_id=connection.company_id,
+        )
+        event = SendShowedDeadSession(
+            company_id=connection.company_id,
+            generation=connection.generation,
+            detail="the engine has no connected client",
+        )
+        self._manager.post(connection.company_id, event)
 
     def _connected(self, company_id: str) -> Connection:
         current = self._manager.status(company_id)
         passing = current.status is Status.CONNECTING or current.is_connected
-        if passing and not _can_send(current) and self._manager.find(company_id) is not None:
+        known = self._manager.find(company_id) is not None
+        if passing and known and not _can_send(current):
             self._manager.runtime(company_id).wait_until(
                 _can_send, self._limits.connect_wait_seconds
             )
             current = self._manager.status(company_id)
-        if not _can_send(current):
-            raise SessionNotConnected(
-                f"The session is {current.status.value}, not connected. "
-                "Please reconnect the session.",
-                status=current.status.value,
-                reason=current.reason.value,
-                expected=[Status.CONNECTED.value],
-                user_action=current.user_action.value,
-            )
-        return current
+        if _can_send(current):
+            return current
+        if current.is_connected:
+            raise ServiceBusy("The session is moving to another engine; try again in a moment.")
+        raise _not_connected(current)
 
     @contextmanager
     def _place(self, company_id: str) -> Iterator[None]:
@@ -133,6 +128,18 @@ class Messaging:
                 self._per_company[company_id] -= 1
                 if not self._per_company[company_id]:
                     del self._per_company[company_id]
+
+
+def _not_connected(connection: Connection) -> SessionNotConnected:
+    lost = connection.is_connected  # so far; the event that says otherwise is under way
+    state = "reconnecting" if lost else connection.status.value
+    return SessionNotConnected(
+        f"The session is {state}, not connected. Please reconnect the session.",
+        status=Status.CONNECTING.value if lost else connection.status.value,
+        reason=Reason.NETWORK_LOST.value if lost else connection.reason.value,
+        expected=[Status.CONNECTED.value],
+        user_action=UserAction.WAIT.value if lost else connection.user_action.value,
+    )
 
 
 def _can_send(connection: Connection) -> bool:

@@ -15,6 +15,8 @@ from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.startup_restore import StartupRestore
 from crm_whatsapp.service.write_behind import WriteBehind
 
+_STUCK_SECONDS = 60.0
+
 
 class JobFigures(Protocol):
     """What readiness wants to know of a job."""
@@ -23,6 +25,7 @@ class JobFigures(Protocol):
     failures: int
     failures_in_a_row: int
     last_error: str | None
+    running_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,20 +132,29 @@ class Readiness:
         )
 
     def _journal(self) -> ReadinessCheck:
-        pending = self._seen.journal.pending_count()
         held = self._seen.recorder.held_count
+        lost = self._seen.recorder.lost
         refused = self._seen.write_behind.refused
-        ok = held == 0 and refused == 0
-        detail = "every change is on disk" if held == 0 else f"{held} changes only in memory"
+        problems = []
+        try:
+            pending: int | None = self._seen.journal.pending_count()
+        except StorageError as error:
+            pending = None
+            problems.append(error.message)
+        if held:
+            problems.append(f"{held} changes only in memory")
+        if lost:
+            problems.append(f"{lost} changes lost")
         if refused:
-            detail += f"; the database refused {refused}"
+            problems.append(f"the database refused {refused}")
         return ReadinessCheck(
             name="journal",
-            ok=ok,
-            detail=detail,
+            ok=not problems,
+            detail="; ".join(problems) or "every change is on disk",
             data={
                 "pending": pending,
                 "held_in_memory": held,
+                "lost": lost,
                 "sent": self._seen.write_behind.sent,
                 "refused": refused,
             },
@@ -180,16 +192,25 @@ class Readiness:
     def _jobs(self) -> ReadinessCheck:
         records = self._seen.jobs()
         failing = [name for name, record in records.items() if record.failures_in_a_row]
+        stuck = [
+            name for name, record in records.items() if record.running_seconds > _STUCK_SECONDS
+        ]
+        problems = [
+            f"{what}: {', '.join(names)}"
+            for what, names in (("failing", failing), ("stuck", stuck))
+            if names
+        ]
         return ReadinessCheck(
             name="jobs",
-            ok=not failing,
-            detail="failing: " + ", ".join(failing) if failing else "all jobs run",
+            ok=not problems,
+            detail="; ".join(problems) or "all jobs run",
             data={
                 name: {
                     "runs": record.runs,
                     "failures": record.failures,
                     "failures_in_a_row": record.failures_in_a_row,
                     "last_error": record.last_error,
+                    "running_seconds": round(record.running_seconds, 1),
                 }
                 for name, record in records.items()
             },

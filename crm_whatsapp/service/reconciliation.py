@@ -2,14 +2,13 @@
 
 import threading
 from collections import Counter
-from dataclasses import replace
 from enum import StrEnum
 
 import structlog
 
 from crm_whatsapp.domain.connection import ClientPhase, Connection, Reason
-from crm_whatsapp.domain.errors import CrmWhatsappError
-from crm_whatsapp.domain.events import DesiredStateChanged, RecordLoaded, StartupFound
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError
+from crm_whatsapp.domain.events import RecordLoaded, StartupFound
 from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders
 from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.write_behind import WriteBehind
@@ -26,6 +25,9 @@ class Mismatch(StrEnum):
     ROW_OUTDATED = "row-outdated"
     ROW_NEWER = "row-newer"
     CREDENTIALS_FILE = "credentials-file-missing"
+
+
+_CORRECTED_IN_ROW = (Mismatch.RUNTIME_WITHOUT_ROW, Mismatch.ROW_OUTDATED, Mismatch.ROW_NEWER)
 
 
 class Reconciliation:
@@ -50,6 +52,7 @@ class Reconciliation:
         self._running = threading.Lock()
         self._requested = threading.Event()
         self._stopping = False
+        self._uncorrected: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._loop, name="session-sync", daemon=True)
         self.mismatches: Counter[Mismatch] = Counter()
 
@@ -87,15 +90,18 @@ class Reconciliation:
             StoreUnavailable: the rows cannot be read; the runtime goes on as it is.
         """
         with self._running:
+            seen = {item.company_id: item for item in self._manager.connections()}
             if not self._write_behind.flush(self._flush_timeout_seconds):
                 log.warning("session sync postponed: transitions still wait to be written")
                 return 0
             rows = {row.company_id: row for row in self._store.list_connections()}
-            found = self._compare(rows)
+            if self._stopping:
+                return 0
+            found = self._compare(seen, rows)
         for company_id, kind in found:
             self.mismatches[kind] += 1
             log.warning("row and runtime disagreed", company_id=company_id, kind=kind.value)
-        checked = len(rows.keys() | {item.company_id for item in self._manager.connections()})
+        checked = len(rows.keys() | seen.keys())
         updated = len({company_id for company_id, _ in found})
         log.info(f"Session sync complete: {checked} checked, {updated} updated")
         return updated
@@ -108,71 +114,104 @@ class Reconciliation:
         """
         for row in self._store.list_connections():
             if row.company_id in company_ids:
-                self._adopt(row)
+                self._manager.adopt(row)
 
-    def _compare(self, rows: dict[str, Connection]) -> list[tuple[str, Mismatch]]:
+    def _compare(
+        self, seen: dict[str, Connection], rows: dict[str, Connection]
+    ) -> list[tuple[str, Mismatch]]:
+        """Compare what was seen before the flush with the rows read after it.
+
+        All that was seen has been written by then; a connection that has changed since is left
+        for the next comparison.
+        """
         found: list[tuple[str, Mismatch]] = []
-        local = {item.company_id: item for item in self._manager.connections()}
-        for company_id, row in rows.items():
-            connection = local.get(company_id)
-            if connection is None or connection.reason is Reason.NEVER_CONNECTED:
-                kind = self._take_in(row)
-            else:
-                kind = self._settle(connection, row)
+        for company_id in sorted(seen.keys() | rows.keys()):
+            kind = self._compare_one(company_id, seen.get(company_id), rows.get(company_id))
             if kind is not None:
                 found.append((company_id, kind))
-        for company_id, connection in local.items():
-            if company_id not in rows and connection.version > 0:
-                self._manager.reassert(company_id, 0)
-                found.append((company_id, Mismatch.RUNTIME_WITHOUT_ROW))
-            if self._lacks_credentials_file(connection):
+            if kind not in _CORRECTED_IN_ROW:
+                del self._uncorrected[company_id]
+            connection = self._manager.find(company_id)
+            if connection is not None and self._lacks_credentials_file(connection):
                 self._manager.repair_credentials(company_id)
                 found.append((company_id, Mismatch.CREDENTIALS_FILE))
         return found
 
+    def _compare_one(
+        self, company_id: str, seen: Connection | None, row: Connection | None
+    ) -> Mismatch | None:
+        current = self._manager.find(company_id)
+        if row is not None and (current is None or _is_news(current, row)):
+            return self._take_in(row)
+        if current is None or seen is None or current.version != seen.version:
+            return None
+        if row is not None:
+            return self._settle(current, row)
+        if current.version > 0 and self._correct_row(current, 0):
+            return Mismatch.RUNTIME_WITHOUT_ROW
+        return None
+
     def _take_in(self, row: Connection) -> Mismatch | None:
         """Learn a row that this process knew nothing of, and act upon it."""
-        self._adopt(row)
-        saved = self._folders.has_credentials(row.company_id)
+        if not self._manager.adopt(row):
+            return None
+        saved = self._manager.has_credentials(row.company_id)
         if saved and self._restores:
             self._manager.post(row.company_id, StartupFound())
         else:
             self._manager.post(row.company_id, RecordLoaded(has_credentials=saved))
         return Mismatch.ROW_WITHOUT_RUNTIME
 
-    def _adopt(self, row: Connection) -> None:
-        self._manager.adopt(
-            row.company_id,
-            lambda current: (
-                replace(row, client=current.client, generation=current.generation)
-                if current.client is ClientPhase.NONE and current.version <= row.version
-                else current
-            ),
-        )
-
     def _settle(self, connection: Connection, row: Connection) -> Mismatch | None:
-        current = self._manager.find(connection.company_id) or connection
-        if current.version != connection.version:
-            return None
-        if row.version > connection.version:
-            self._manager.reassert(connection.company_id, row.version)
-            return Mismatch.ROW_NEWER
-        if row.version < connection.version:
-            self._manager.reassert(connection.company_id, row.version)
-            return Mismatch.ROW_OUTDATED
+        if row.version != connection.version:
+            newer = row.version > connection.version
+            corrected = self._correct_row(connection, row.version)
+            kind = Mismatch.ROW_NEWER if newer else Mismatch.ROW_OUTDATED
+            return kind if corrected else None
         if row.desired_state is not connection.desired_state:
-            saved = self._folders.has_credentials(row.company_id)
-            self._manager.post(
-                row.company_id,
-                DesiredStateChanged(desired_state=row.desired_state, has_credentials=saved),
-            )
+            self._manager.follow_table(connection, row.desired_state)
             return Mismatch.DESIRED_STATE
         if (row.status, row.reason) != (connection.status, connection.reason):
-            self._manager.reassert(connection.company_id, row.version)
-            return Mismatch.ROW_OUTDATED
+            corrected = self._correct_row(connection, row.version)
+            return Mismatch.ROW_OUTDATED if corrected else None
         return None
+
+    def _correct_row(self, connection: Connection, row_version: int) -> bool:
+        """Write the row again; ever more seldom when that does not help.
+
+        A row that a trigger, a policy or another instance changes back each time would otherwise
+        be written, with a line in the history, at every comparison for ever.
+        """
+        if connection.reason is Reason.HELD_ELSEWHERE:
+            return False  # the row is the other instance's to write
+        self._uncorrected[connection.company_id] += 1
+        times = self._uncorrected[connection.company_id]
+        if times & (times - 1):  # the 1st, 2nd, 4th, 8th, ... time in a row
+            return True
+        if times > 2:
+            log.error(
+                "the row does not stay as it is written",
+                company_id=connection.company_id,
+                times=times,
+            )
+        self._manager.reassert(connection.company_id, row_version)
+        return True
 
     def _lacks_credentials_file(self, connection: Connection) -> bool:
         if not connection.is_connected or connection.client is not ClientPhase.LIVE:
             return False
-        return self._folders.inspect(connection.company_id, deep=False).credentials is None
+        try:
+            return self._folders.inspect(connection.company_id, deep=False).credentials is None
+        except StorageError as error:
+            log.error(
+                "the session folder cannot be read",
+                company_id=connection.company_id,
+                detail=error.message,
+            )
+            return False
+
+
+def _is_news(connection: Connection, row: Connection) -> bool:
+    """Tell whether the row knows of a session that this process has never heard of."""
+    blank = connection.version == 0 and connection.reason is Reason.NEVER_CONNECTED
+    return blank and connection.client is ClientPhase.NONE and row.version > 0

@@ -15,6 +15,8 @@ from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 
 log = structlog.get_logger(__name__)
 
+_MOST_HELD = 10_000
+
 TransitionListener = Callable[[Transition], None]
 
 
@@ -22,9 +24,11 @@ class Recorder:
     """Appends to the journal. A full disk delays the record, it never stops a session."""
 
     def __init__(self, journal: StateJournal) -> None:
+        """Write to this journal. `lost` counts the changes that will never be in it."""
         self._journal = journal
         self._lock = threading.Lock()
-        self._held: deque[Transition] = deque(maxlen=10_000)
+        self._held: deque[Transition] = deque()
+        self.lost = 0
         self._listeners: list[TransitionListener] = []
 
     def listen(self, listener: TransitionListener) -> None:
@@ -37,28 +41,45 @@ class Recorder:
         after: Connection,
         event: str,
         occurred_at: datetime,
+        *,
+        sets_desired_state: bool = False,
     ) -> None:
-        """Record one change of a connection."""
+        """Record one change of a connection.
+
+        Args:
+            sets_desired_state: set the row's, although this change does not change it.
+        """
+        wish = sets_desired_state or before.desired_state is not after.desired_state
         transition = Transition(
             id=str(uuid.uuid4()),
             connection=after,
             event=event,
             from_status=before.status,
             occurred_at=occurred_at,
-            sets_desired_state=before.desired_state is not after.desired_state,
-            final=is_final(before, after) or event == FORGOTTEN,
+            sets_desired_state=wish,
+            final=wish or is_final(before, after) or event == FORGOTTEN,
         )
         with self._lock:
             self._held.append(transition)
             self._write_held()
+            if len(self._held) > _MOST_HELD:
+                self._lose(self._held.popleft(), "the disk refused too much for too long")
         for listener in self._listeners:
-            listener(transition)
+            try:
+                listener(transition)
+            except Exception:  # the change has happened, whoever cannot hear of it
+                log.exception(
+                    "a listener to transitions failed",
+                    company_id=after.company_id,
+                    id=transition.id,
+                )
 
     def retry_held(self) -> int:
-        """Try again to write what the disk refused; return how much is still held in memory."""
+        """Try again to write what the disk refused; return how much was written."""
         with self._lock:
+            before = len(self._held)
             self._write_held()
-            return len(self._held)
+            return before - len(self._held)
 
     @property
     def held_count(self) -> int:
@@ -78,7 +99,21 @@ class Recorder:
                     held=len(self._held),
                 )
                 return
+            except Exception as error:  # one that cannot be written must not hold up the others
+                log.exception("a transition cannot be written at all", id=transition.id)
+                self._lose(transition, f"{type(error).__name__}: {error}")
             self._held.popleft()
+
+    def _lose(self, transition: Transition, why: str) -> None:
+        self.lost += 1
+        log.error(
+            "a transition is lost",
+            company_id=transition.connection.company_id,
+            id=transition.id,
+            status=transition.connection.status.value,
+            reason=transition.connection.reason.value,
+            detail=why,
+        )
 
 
 def is_final(before: Connection, after: Connection) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 
@@ -14,10 +15,19 @@ from crm_whatsapp.domain.connection import (
     Connection,
     DesiredState,
     PairingMethod,
+    Reason,
     Status,
 )
-from crm_whatsapp.domain.decisions import Effect, ForgetCompany, PolicyLimits
+from crm_whatsapp.domain.decisions import (
+    Decision,
+    Effect,
+    ForgetCompany,
+    PolicyLimits,
+    StartClient,
+    StartPairing,
+)
 from crm_whatsapp.domain.errors import (
+    CrmWhatsappError,
     NothingSaved,
     NothingToScan,
     PairingConflict,
@@ -29,7 +39,7 @@ from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.rules.timer_rules import is_due
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
-from crm_whatsapp.domain.transitions import FORGOTTEN
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
 from crm_whatsapp.service.effect_runner import EffectRunner, Work
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
@@ -83,6 +93,7 @@ class SessionManager:
         self._mailroom = Mailroom()
         self._lock = threading.Lock()
         self._runtimes: dict[str, CompanyRuntime] = {}
+        self._forgotten: dict[str, Connection] = {}
         self._stopping = False
         self._polls_may_start = False
         parts.effects.bind(self.post, self._post_work)
@@ -116,13 +127,13 @@ class SessionManager:
         """
         runtime = self._runtimes.get(company_id)
         if runtime is None:
-            if not self._has_credentials(company_id):
+            if not self.has_credentials(company_id):
                 return Connection(company_id=company_id)
             runtime = self.runtime(company_id)
         connection = runtime.connection
         if connection.client is not ClientPhase.NONE or self._stopping:
             return connection
-        poll = events.PollArrived(has_credentials=self._has_credentials(company_id))
+        poll = events.PollArrived(has_credentials=self.has_credentials(company_id))
         preview = decide(connection, poll, self._parts.clock.now(), self._parts.limits)
         if preview.connection == connection:
             return connection
@@ -151,30 +162,37 @@ class SessionManager:
             PairingConflict: a pairing of the other method is in progress.
             ServiceStopping, ServiceBusy: try again.
         """
-        current = self.runtime(company_id).connection
-        pairing = current.client is ClientPhase.PAIRING and current.jid is None
-        if pairing and current.pairing_method is not method:
-            raise PairingConflict(
-                f"A pairing by {current.pairing_method} is in progress. Finish it, or disconnect "
-                "first.",
-                method=current.pairing_method,
-            )
+
+        def check(current: Connection) -> None:
+            pairing = current.client is ClientPhase.PAIRING and current.jid is None
+            if pairing and current.pairing_method is not method:
+                raise PairingConflict(
+                    f"A pairing by {current.pairing_method} is in progress. Finish it, or "
+                    "disconnect first.",
+                    method=current.pairing_method,
+                )
+
+        check(self.runtime(company_id).connection)
         if proxy is not None:
             self._parts.proxies.put(company_id, proxy)
         return self._ask(
             company_id,
-            events.ConnectRequested(
-                has_credentials=self._has_credentials(company_id),
+            lambda: events.ConnectRequested(
+                has_credentials=self.has_credentials(company_id),
                 method=method,
                 phone_number=phone_number,
                 user_id=user_id,
                 fresh=fresh,
             ),
+            check,
         )
 
     def disconnect(self, company_id: str) -> Connection:
         """Stop the session and keep it stopped."""
-        return self._ask(company_id, events.DisconnectRequested())
+        return self._ask(
+            company_id,
+            lambda: events.DisconnectRequested(has_credentials=self.has_credentials(company_id)),
+        )
 
     def restore(self, company_id: str) -> Connection:
         """Ask for a restore now.
@@ -182,23 +200,33 @@ class SessionManager:
         Raises:
             NothingSaved: there is no saved session.
         """
-        saved = self._has_credentials(company_id)
+        saved = self.has_credentials(company_id)
         runtime = self._runtimes.get(company_id)
         if not saved and (runtime is None or runtime.connection.client is ClientPhase.NONE):
             raise NothingSaved(user_action="connect")
-        return self._ask(company_id, events.RestoreRequested(has_credentials=saved))
+        return self._ask(
+            company_id,
+            lambda: events.RestoreRequested(has_credentials=self.has_credentials(company_id)),
+        )
 
     def logout(self, company_id: str) -> Connection:
         """Unlink at WhatsApp and remove what is saved; continues in the background."""
-        if company_id not in self._runtimes and not self._has_credentials(company_id):
+        if company_id not in self._runtimes and not self.has_credentials(company_id):
             return Connection(company_id=company_id)
-        saved = self._has_credentials(company_id)
-        return self._ask(company_id, events.LogoutRequested(has_credentials=saved))
+        return self._ask(
+            company_id,
+            lambda: events.LogoutRequested(has_credentials=self.has_credentials(company_id)),
+        )
 
     def delete(self, company_id: str) -> None:
         """Log out, best effort, and forget the company's session."""
-        saved = self._has_credentials(company_id)
-        self._ask(company_id, events.DeleteRequested(has_credentials=saved))
+        gone = company_id in self._forgotten and company_id not in self._runtimes
+        if gone and not self.has_credentials(company_id):
+            return
+        self._ask(
+            company_id,
+            lambda: events.DeleteRequested(has_credentials=self.has_credentials(company_id)),
+        )
 
     def qr(self, company_id: str) -> ScanCode:
         """Return the QR text to be scanned now. Raises NothingToScan."""
@@ -255,46 +283,116 @@ class SessionManager:
         with self._lock:
             runtime = self._runtimes.get(company_id)
             if runtime is None:
-                runtime = CompanyRuntime(Connection(company_id=company_id))
+                earlier = self._forgotten.get(company_id)
+                # Generations go on: a late event of the forgotten client must not be taken for one
+                # of the new client.
+                generation = earlier.generation if earlier else 0
+                runtime = CompanyRuntime(Connection(company_id=company_id, generation=generation))
                 self._runtimes[company_id] = runtime
             return runtime
 
+    def has_credentials(self, company_id: str) -> bool:
+        """Tell whether something is saved. The store of a running client is left alone. A folder
+        that cannot be read holds something: the start will say what is wrong with it."""
+        runtime = self._runtimes.get(company_id)
+        try:
+            if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
+                linked = runtime.connection.jid is not None
+                return linked or self._parts.folders.has_credentials_file(company_id)
+            return self._parts.folders.has_credentials(company_id)
+        except StorageError as error:
+            log.error(
+                "the session folder cannot be read", company_id=company_id, detail=error.message
+            )
+            return True
+
     def post(self, company_id: str, event: events.Event) -> None:
         """Have the event handled in the company's mailbox; returns at once."""
-        runtime = self._runtimes.get(company_id)
-        if runtime is None:
-            if isinstance(event, events.EngineEvent):
-                return
-            runtime = self.runtime(company_id)
-        mailbox_of = runtime
-        self._mailroom.post(runtime.mailbox, lambda: self._handle(mailbox_of, event))
+        if not isinstance(event, events.EngineEvent) or company_id in self._runtimes:
+            self._in_mailbox(company_id, lambda runtime: self._handle(runtime, event))
+
+    def then(self, company_id: str, work: Callable[[Connection], None]) -> None:
+        """Have the connection passed on once everything posted so far is handled."""
+        self._in_mailbox(company_id, lambda runtime: work(runtime.connection))
 
     def post_engine_event(self, event: events.EngineEvent) -> None:
         """Take an event from the engines; the sink of the fleet."""
         self.post(event.company_id, event)
 
-    def adopt(self, company_id: str, change: Callable[[Connection], Connection]) -> None:
-        """Take over what the database knows better; no transition is recorded."""
+    def adopt(self, row: Connection) -> bool:
+        """Take over a row that this process knows nothing newer of; no transition is recorded.
+
+        Returns:
+            False for what a listing still shows of a company that has been forgotten since.
+        """
+        forgotten = self._forgotten.get(row.company_id)
+        if forgotten is not None and row.version <= forgotten.version:
+            return False
 
         def work(runtime: CompanyRuntime) -> None:
-            adopted = change(runtime.connection)
-            runtime.set_connection(adopted)
-            self._parts.journal.adopt(adopted)
+            current = runtime.connection
+            if current.client is ClientPhase.NONE and current.version <= row.version:
+                adopted = replace(row, client=current.client, generation=current.generation)
+                runtime.set_connection(adopted)
+                self._parts.journal.adopt(adopted)
 
-        self._in_mailbox(company_id, work)
+        self._in_mailbox(row.company_id, work)
+        return True
 
-    def reassert(self, company_id: str, row_version: int) -> None:
-        """Record the connection as it is once more, above the version of the row."""
+    def reassert(
+        self, company_id: str, row_version: int, *, sets_desired_state: bool = False
+    ) -> None:
+        """Record the connection as it is once more, above the version of the row.
+
+        Nothing is recorded for a company that has nothing on record, or that runs elsewhere: its
+        row is somebody else's to write.
+
+        Args:
+            sets_desired_state: the row's desired_state is known to be older than the wish here.
+        """
 
         def work(runtime: CompanyRuntime) -> None:
             before = runtime.connection
+            if before.version == 0 or before.reason is Reason.HELD_ELSEWHERE:
+                return
             now = self._parts.clock.now()
             version = max(before.version, row_version, int(now.timestamp() * 1_000_000)) + 1
             after = replace(before, version=version)
-            self._parts.recorder.record(before, after, "row-corrected", now)
+            self._parts.recorder.record(
+                before, after, "row-corrected", now, sets_desired_state=sets_desired_state
+            )
             runtime.set_connection(after)
 
         self._in_mailbox(company_id, work)
+
+    def take_stale(self, transition: Transition, row_version: int) -> None:
+        """Rise above a row that turned out to be newer than a transition from here.
+
+        The database has kept the row as it was: if nothing that came later is above it, or if the
+        transition carried somebody's wish, the connection is recorded once more.
+        """
+        wish = transition.connection.desired_state if transition.sets_desired_state else None
+
+        def check(current: Connection) -> None:
+            wanted = wish is not None and current.desired_state is wish
+            if wanted or (current.version < row_version and transition.event != FORGOTTEN):
+                self.reassert(current.company_id, row_version, sets_desired_state=wanted)
+
+        if transition.connection.company_id in self._runtimes:
+            self.then(transition.connection.company_id, check)
+
+    def follow_table(self, seen: Connection, desired_state: DesiredState) -> None:
+        """Do what somebody wrote into the table, unless the connection has changed since `seen`."""
+
+        def work(runtime: CompanyRuntime) -> None:
+            if runtime.connection.version == seen.version:
+                saved = self.has_credentials(seen.company_id)
+                event = events.DesiredStateChanged(
+                    desired_state=desired_state, has_credentials=saved
+                )
+                self._handle(runtime, event)
+
+        self._in_mailbox(seen.company_id, work)
 
     def repair_credentials(self, company_id: str) -> None:
         """Write creds.json of a connected session again if it is missing."""
@@ -312,7 +410,7 @@ class SessionManager:
         now = self._parts.clock.now()
         for connection in self.connections():
             if is_due(connection, now) and not self._stopping:
-                saved = self._has_credentials(connection.company_id)
+                saved = self.has_credentials(connection.company_id)
                 self.post(connection.company_id, events.TimerDue(has_credentials=saved))
 
     def expire_codes(self) -> None:
@@ -330,24 +428,52 @@ class SessionManager:
             runtime.poll_posted = False
         before = runtime.connection
         now = self._parts.clock.now()
-        decision = decide(before, event, now, self._parts.limits)
+        decision = self._decide(before, event, now)
         after = decision.connection
+        forgets = any(isinstance(effect, ForgetCompany) for effect in decision.effects)
+        if forgets and not self._remove_files(runtime, decision.effects):
+            # Nothing is forgotten while its files are there: a poll would bring the session back.
+            decision = Decision(connection=after)
+            forgets = False
         if after != before:
             if is_recorded_change(before, after):
                 self._parts.recorder.record(before, after, type(event).__name__, now)
                 self._log_change(before, after, event)
             self._keep_scan_code(runtime, after, event)
             runtime.set_connection(after)
+        if forgets:
+            self._forget(runtime)
+            return
         for effect in decision.effects:
-            self._run_effect(runtime, effect)
+            self._parts.effects.run(runtime.connection, effect)
         if after.client is ClientPhase.NONE and before.client is not ClientPhase.NONE:
             self._after_client(after)
 
-    def _run_effect(self, runtime: CompanyRuntime, effect: Effect) -> None:
-        if isinstance(effect, ForgetCompany):
-            self._forget(runtime)
-        else:
+    def _decide(self, before: Connection, event: events.Event, now: datetime) -> Decision:
+        """Ask the policy; while the service stops, nothing is started any more."""
+        decision = decide(before, event, now, self._parts.limits)
+        if not (self._stopping and decision.starts_client):
+            return decision
+        stopped = decide(decision.connection, events.ServiceStopping(), now, self._parts.limits)
+        effects = tuple(
+            effect
+            for effect in decision.effects
+            if not isinstance(effect, StartClient | StartPairing)
+        )
+        return Decision(
+            connection=replace(stopped.connection, client=ClientPhase.NONE), effects=effects
+        )
+
+    def _remove_files(self, runtime: CompanyRuntime, effects: tuple[Effect, ...]) -> bool:
+        """Remove the files of a company before it is forgotten; False when the disk refuses.
+
+        Before the record, so that a crash in between finds the deletion still under way.
+        """
+        return all(
             self._parts.effects.run(runtime.connection, effect)
+            for effect in effects
+            if not isinstance(effect, ForgetCompany)
+        )
 
     def _after_client(self, connection: Connection) -> None:
         """Give up the lease of a session that is not to run here any more."""
@@ -356,11 +482,17 @@ class SessionManager:
 
     def _forget(self, runtime: CompanyRuntime) -> None:
         connection = runtime.connection
-        with self._lock:
-            self._runtimes.pop(runtime.company_id, None)
-        self._parts.proxies.remove(runtime.company_id)
+        company_id = runtime.company_id
+        try:
+            self._parts.proxies.remove(company_id)
+        except StorageError as error:
+            log.error("the proxy was not removed", company_id=company_id, detail=error.message)
         self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
-        self._parts.leases.give_up(runtime.company_id)
+        with self._lock:
+            self._forgotten[company_id] = connection
+            self._runtimes.pop(company_id, None)
+            runtime.retired = True
+        self._parts.leases.give_up(company_id)
 
     @staticmethod
     def _keep_scan_code(runtime: CompanyRuntime, after: Connection, event: events.Event) -> None:
@@ -393,27 +525,50 @@ class SessionManager:
 
     # --- small things -------------------------------------------------------------------------
 
-    def _ask(self, company_id: str, event: events.Event) -> Connection:
-        """Have the event handled and return what became of the connection."""
+    def _ask(
+        self,
+        company_id: str,
+        event: Callable[[], events.Event],
+        check: Callable[[Connection], None] = lambda connection: None,
+    ) -> Connection:
+        """Have a request handled and return what became of the connection.
+
+        Args:
+            event: makes the event when it is the request's turn.
+            check: looks at the connection as the request finds it; what it raises is the answer.
+        """
         if self._stopping:
             raise ServiceStopping
         answer: Future[Connection] = Future()
 
         def work(runtime: CompanyRuntime) -> None:
+            if runtime.retired:  # the company was forgotten before its turn: its next life begins
+                put(self.runtime(company_id))
+                return
             try:
-                self._handle(runtime, event)
-            finally:
+                check(runtime.connection)
+                self._handle(runtime, event())
+            except CrmWhatsappError as error:
+                answer.set_exception(error)
+            except BaseException as error:
+                answer.set_exception(error)
+                raise
+            else:
                 answer.set_result(runtime.connection)
 
-        self._in_mailbox(company_id, work)
+        def put(runtime: CompanyRuntime) -> None:
+            self._mailroom.post(runtime.mailbox, lambda: work(runtime))
+
+        put(self.runtime(company_id))
         try:
             return answer.result(_ANSWER_SECONDS)
         except FutureTimeout as error:
             raise ServiceBusy from error
 
     def _in_mailbox(self, company_id: str, work: Callable[[CompanyRuntime], None]) -> None:
+        """Have the work done in its turn; not for a company that is forgotten by then."""
         runtime = self.runtime(company_id)
-        self._mailroom.post(runtime.mailbox, lambda: work(runtime))
+        self._mailroom.post(runtime.mailbox, lambda: None if runtime.retired else work(runtime))
 
     def _post_work(self, company_id: str, generation: int, work: Work) -> None:
         def when_current(runtime: CompanyRuntime) -> None:
@@ -433,17 +588,3 @@ class SessionManager:
                 status=connection.status.value, user_action=connection.user_action.value
             )
         return code
-
-    def _has_credentials(self, company_id: str) -> bool:
-        """Tell whether something is saved. The store of a running client is left alone. A folder
-        that cannot be read holds something: the start will say what is wrong with it."""
-        runtime = self._runtimes.get(company_id)
-        if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
-            return runtime.connection.jid is not None
-        try:
-            return self._parts.folders.has_credentials(company_id)
-        except StorageError as error:
-            log.error(
-                "the session folder cannot be read", company_id=company_id, detail=error.message
-            )
-            return True

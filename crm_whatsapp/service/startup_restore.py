@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 
 import structlog
 
-from crm_whatsapp.domain.connection import ClientPhase, Connection, DesiredState, Intent, Status
+from crm_whatsapp.domain.connection import (
+    UNLINKING,
+    ClientPhase,
+    Connection,
+    DesiredState,
+    Intent,
+    Status,
+)
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.events import RecordLoaded, StartupFound
 from crm_whatsapp.domain.ports import SessionFolders
@@ -62,6 +69,7 @@ class StartupRestore:
         self._total = 0
         self._restored = 0
         self._failed = 0
+        self._ordered = 0
         self._begun = False
         self._finished = False
         self._thread = threading.Thread(target=self._run, name="startup-restore", daemon=True)
@@ -115,31 +123,22 @@ class StartupRestore:
         if self._stop.wait(self._plan.startup_delay_seconds):
             return
         companies = self._folders.list_companies()
-        self._learn_unknown(set(companies))
-        wanted = self._wanted(companies)
-        self._settle_others({item.company_id for item in wanted})
+        known = {item.company_id for item in self._manager.connections()}
+        unknown = set(companies) - known
+        # What the journal knows does not wait for a database that may hang.
+        self._restore([item for item in companies if item in known])
+        if unknown:
+            self._learn(unknown)
+            self._restore(sorted(unknown))
+        if self._stop.is_set():
+            return
+        self._settle_others(set(companies))
         with self._lock:
-            self._total = len(wanted)
-            self._open = {item.company_id for item in wanted}
             self._begun = True
-        if wanted:
-            log.info("Restoring sessions...", sessions=len(wanted))
-            self._prewarm(len(wanted))
-        for connection in wanted:
-            if self._stop.is_set():
-                return
-            log.info("Restoring session...", company_id=connection.company_id)
-            self._manager.post(connection.company_id, StartupFound())
-            if self._plan.delay_between_seconds:
-                self._stop.wait(self._plan.delay_between_seconds)
         self._report_when_done()
 
-    def _learn_unknown(self, companies: set[str]) -> None:
+    def _learn(self, unknown: set[str]) -> None:
         """Ask the rows about folders that the journal has never heard of."""
-        known = {item.company_id for item in self._manager.connections()}
-        unknown = companies - known
-        if not unknown:
-            return
         try:
             self._reconciliation.adopt_rows(unknown)
         except CrmWhatsappError as error:
@@ -149,23 +148,60 @@ class StartupRestore:
                 detail=error.message,
             )
 
+    def _restore(self, companies: list[str]) -> None:
+        """Start what should run of these, and tell what it is with the others."""
+        wanted = self._wanted(companies)
+        self._settle(set(companies) - {item.company_id for item in wanted})
+        if not wanted:
+            return
+        counted = {item.company_id for item in wanted if item.intent not in UNLINKING}
+        with self._lock:
+            self._total += len(counted)
+            self._open |= counted
+        log.info("Restoring sessions...", sessions=len(wanted))
+        self._ordered += len(wanted)
+        self._prewarm(self._ordered)
+        for connection in wanted:
+            if self._stop.is_set():
+                return
+            log.info("Restoring session...", company_id=connection.company_id)
+            self._manager.post(connection.company_id, StartupFound())
+            self._manager.then(connection.company_id, self._strike_off_if_declined)
+            if self._plan.delay_between_seconds:
+                self._stop.wait(self._plan.delay_between_seconds)
+
+    def _strike_off_if_declined(self, connection: Connection) -> None:
+        """Do not wait for the outcome of a start that the policy did not make."""
+        with self._lock:
+            if connection.client is not ClientPhase.NONE or (
+                connection.company_id not in self._open
+            ):
+                return
+            self._open.discard(connection.company_id)
+            self._total -= 1
+        self._report_when_done()
+
     def _wanted(self, companies: list[str]) -> list[Connection]:
         if not self._plan.enabled:
             return []
         found = [
             self._manager.runtime(company_id).connection
             for company_id in companies
-            if self._folders.has_credentials(company_id)
+            if self._manager.has_credentials(company_id)
         ]
         wanted = [item for item in found if _is_wanted(item)]
         return sorted(wanted, key=lambda item: item.last_connected_at or _LONG_AGO, reverse=True)
 
-    def _settle_others(self, wanted: set[str]) -> None:
+    def _settle_others(self, companies: set[str]) -> None:
+        """Correct the records of companies without a folder."""
+        self._settle({item.company_id for item in self._manager.connections()} - companies)
+
+    def _settle(self, companies: set[str]) -> None:
         """Correct records that claim a connection which nobody is going to restore."""
-        for connection in self._manager.connections():
-            if connection.company_id not in wanted:
-                saved = self._folders.has_credentials(connection.company_id)
-                self._manager.post(connection.company_id, RecordLoaded(has_credentials=saved))
+        for company_id in companies:
+            if self._manager.find(company_id) is not None:
+                saved = self._manager.has_credentials(company_id)
+                self._manager.post(company_id, RecordLoaded(has_credentials=saved))
 
     def _report_when_done(self) -> None:
         with self._lock:

@@ -94,6 +94,18 @@ class LocalSessionFolders:
         except OSError as exc:
             raise refused("read", folder, exc) from exc
 
+    def has_credentials_file(self, company_id: str) -> bool:
+        """Tell whether creds.json exists; one stat, and never a look into the store.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        path = self.session_path(company_id) / creds.FILE_NAME
+        try:
+            return _is_there(path)
+        except OSError as exc:
+            raise refused("read", path, exc) from exc
+
     def inspect(self, company_id: str, *, deep: bool = True) -> FolderReport:
         """Look at the folder; deep also checks the store. Only for a company without client."""
         company_id = parse_company_id(company_id)

@@ -158,7 +158,9 @@ class Deployment:
 
     def new_service(self, **settings: str) -> ServiceProcess:
         """Return a service that is not started yet; it is ended with the test."""
-        service = ServiceProcess(self.environment(**settings), self.folder / "service.log")
+        service = ServiceProcess(
+            self.environment(**settings), self.folder / "service.log", ends_with_parent=True
+        )
         self.services.append(service)
         return service
 

@@ -251,7 +251,9 @@ def test_a_logout_cut_short_by_a_kill_is_finished_by_the_next_start(
     ((company_id, jid),) = deployment.seed(1).items()
     service = deployment.start()
     deployment.await_status(company_id, "connected")
-    deployment.phones.call("black-hole", {"jid": jid, "mode": "link"})
+    service.post("disconnect", company_id=company_id)
+    assert wait_for(lambda: deployment.phones.open_connections() == 0, 10)
+    deployment.phones.call("black-hole", {"jid": jid, "mode": "login"})
     assert service.post("logout", company_id=company_id).status == 200
     assert service.status(company_id)["reason"] == "logging-out"
     service.kill()

@@ -125,10 +125,13 @@ def test_an_engine_past_its_bounds_is_replaced_while_its_sessions_stay_up(
         assert deployment.phones.counters(seeded[company_id])["max_simultaneous"] == 1
 
 
-@pytest.mark.parametrize("answer", [413, 414])
+@pytest.mark.parametrize(
+    ("answer", "latency_ms"), [(413, 0), (414, 0), pytest.param(413, 300, marks=pytest.mark.soak)]
+)
 def test_a_session_that_kills_its_engine_at_boot_ends_failed_and_the_others_run(
-    deployment: Deployment, record_property: Any, answer: int
+    deployment: Deployment, record_property: Any, answer: int, latency_ms: int
 ) -> None:
+    deployment.phones.call("network", {"latency_ms": latency_ms})
     seeded = deployment.seed(50)
     poison, *neighbours = seeded
     deployment.phones.fail_logins(seeded[poison], answer)
@@ -164,6 +167,7 @@ def assert_poison_ends_alone(
     logins = Counter(deployment.phones.counters(seeded[item])["logins"] for item in neighbours)
     record_property("neighbours_by_logins", dict(logins))
     record_property("engine_deaths", len(deployment.engine_deaths()))
+    record_property("engines", [(e["role"], e["sessions"]) for e in deployment.engines()])
     shown = deployment.service.status(poison)
     assert (shown["status"], shown["reason"]) == ("failed", "engine-crash")
     assert deployment.folders.has_credentials(poison)

@@ -187,3 +187,38 @@ def test_a_stop_written_into_the_table_is_not_undone_by_polls(deployment: Deploy
         assert answer.json()["reason"] == "stopped"
     assert deployment.row(company_id) is not None
     assert deployment.phones.counters(jid)["logins"] == 1
+
+
+@pytest.mark.parametrize(
+    "clicks",
+    [
+        pytest.param(
+            ("disconnect", "connect"),
+            marks=pytest.mark.xfail(
+                strict=True, reason="a stopping session without a known jid counts as not saved"
+            ),
+        ),
+        ("disconnect", "restore"),
+    ],
+)
+def test_clicks_in_quick_succession_never_cost_a_saved_session(
+    deployment: Deployment, clicks: tuple[str, str]
+) -> None:
+    """The company's row is not known here, and its first dial cannot be stopped at once."""
+    ((company_id, jid),) = deployment.seed(1).items()
+    deployment.phones.call("black-hole", {"jid": "*", "mode": "login"})
+    service = deployment.start(SESSION_RECOVERY_ENABLED="false")
+    begun = deployment.phones.last_event()
+    service.post("connect", company_id=company_id, method="qr")
+    deployment.phones.await_event(begun, type="connection", phase="black-hole")
+    for call in clicks:
+        more = {"method": "qr"} if call == "connect" else {}
+        answer = service.post(call, company_id=company_id, **more)
+        assert answer.status in (200, 202), answer.content
+        assert answer.json()["reason"] in ("restoring", "stopped"), answer.json()
+    deployment.phones.call("black-hole", {"jid": "*", "mode": "off"})
+
+    deployment.await_status(company_id, "connected")
+    assert not (deployment.sessions_dir / "quarantine").exists()
+    assert deployment.phones.counters(jid)["pairings"] == 0
+    assert deployment.phones.counters(jid)["max_simultaneous"] == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from run import settings
 from service_process import DIRECT, REPOSITORY, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -44,3 +45,18 @@ def test_it_starts_with_nothing_set_says_where_it_is_and_ends_whole(tmp_path: Pa
     finally:
         process.kill()
         process.wait(10)
+
+
+def test_the_environment_wins_over_the_file_and_empty_values_count_as_unset(
+    tmp_path: Path,
+) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text('PORT=9000\nLOG_LEVEL=DEBUG\nSUPABASE_URL=\nWHATSAPP_DEVICE_NAME="A B"\n')
+
+    found = settings({"PORT": "9001", "LOG_LEVEL": ""}, env_file)
+
+    assert found == {"PORT": "9001", "LOG_LEVEL": "DEBUG", "WHATSAPP_DEVICE_NAME": "A B"}
+
+
+def test_the_example_can_be_used_as_it_is() -> None:
+    assert settings({}, REPOSITORY / ".env.example") == {}

@@ -26,6 +26,16 @@ from crm_whatsapp.domain.decisions import (
 from crm_whatsapp.domain.jids import phone_number_of
 
 
+def on_starting(
+    connection: Connection, event: ev.ClientStarting, now: datetime, limits: PolicyLimits
+) -> Decision:
+    """The wait for an engine is over: the time of the start itself runs from now."""
+    if connection.client is not ClientPhase.STARTING or connection.intent in UNLINKING:
+        return Decision(connection=connection)
+    deadline = after(now, limits.restore_timeout_seconds)
+    return Decision(connection=replace(connection, status_deadline_at=deadline))
+
+
 def on_connected(
     connection: Connection, event: ev.ClientConnected, now: datetime, limits: PolicyLimits
 ) -> Decision:

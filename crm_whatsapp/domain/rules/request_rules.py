@@ -86,7 +86,12 @@ def on_disconnect(
     """Stop the client and remember that it shall stay stopped."""
     if connection.intent in (Intent.LOGOUT, Intent.DELETE):
         return Decision(connection=connection)
-    return stop_for_good(connection, now)
+    decision = stop_for_good(connection, now)
+    unheard_of = decision.connection.reason is Reason.NEVER_CONNECTED
+    if unheard_of and connection.client is ClientPhase.NONE and event.has_credentials:
+        # A saved session that nothing is recorded of: the wish must be, or a poll restores it.
+        return Decision(connection=become(decision.connection, Reason.STOPPED))
+    return decision
 
 
 def stop_for_good(connection: Connection, now: datetime) -> Decision:
@@ -96,9 +101,10 @@ def stop_for_good(connection: Connection, now: datetime) -> Decision:
         wanted.client is ClientPhase.NONE and wanted.reason is Reason.NEVER_CONNECTED
     ):
         return Decision(connection=wanted)
+    linked = wanted.client is not ClientPhase.PAIRING or wanted.jid is not None
     stopped = become(
         wanted,
-        Reason.STOPPED,
+        Reason.STOPPED if linked else Reason.NEVER_CONNECTED,
         last_disconnected_at=now if wanted.is_connected else wanted.last_disconnected_at,
     )
     return stop_client(stopped)

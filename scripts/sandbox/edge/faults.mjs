@@ -14,19 +14,18 @@ export class DelayLine {
   constructor(delayMs) {
     this.delayMs = delayMs
     this.lastDue = 0
-    this.waiting = 0
+    this.waiting = []
   }
 
+  // Timers of different lengths may fire in any order, so the timer only says that something is
+  // due: what goes out is always the oldest.
   push(action) {
     const delay = this.delayMs()
-    if (delay <= 0 && this.waiting === 0) return action()
+    if (delay <= 0 && this.waiting.length === 0) return action()
     const now = performance.now()
     this.lastDue = Math.max(this.lastDue, now + delay)
-    this.waiting++
-    setTimeout(() => {
-      this.waiting--
-      action()
-    }, this.lastDue - now)
+    this.waiting.push(action)
+    setTimeout(() => this.waiting.shift()(), this.lastDue - now)
     return undefined
   }
 }

@@ -17,7 +17,7 @@ class Ward:
         self.opened: list[Engine] = []
         self.asked: list[str] = []
         self.ward = IsolationWard(
-            EngineSettings(**settings),  # type: ignore[arg-type]
+            EngineSettings(**{"isolation_engines_max": 1, **settings}),  # type: ignore[arg-type]
             lambda engine, wait: self.opened.append(engine),
             lambda session, engine: engine.take(session),
             lambda session: self.asked.append(session.company_id),

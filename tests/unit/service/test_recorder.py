@@ -1,0 +1,120 @@
+"""A change is recorded first and once, in order, whatever the disk and the listeners do."""
+
+from dataclasses import replace
+
+import pytest
+
+from crm_whatsapp.domain.connection import Connection, DesiredState, Status
+from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.service import recorder as module
+from crm_whatsapp.service.recorder import Recorder
+from tests.unit.service.fakes import NOON, FakeJournal
+from tests.unit.service.pod import COMPANY, OTHER
+
+
+@pytest.fixture
+def journal() -> FakeJournal:
+    return FakeJournal()
+
+
+@pytest.fixture
+def recorder(journal: FakeJournal) -> Recorder:
+    return Recorder(journal)
+
+
+def record(recorder: Recorder, number: int, event: str = "Event") -> None:
+    before = Connection(company_id=COMPANY, version=number - 1)
+    recorder.record(before, replace(before, version=number), event, NOON)
+
+
+def versions(journal: FakeJournal) -> list[int]:
+    return [transition.connection.version for transition in journal.written]
+
+
+def test_what_a_full_disk_refused_is_written_in_order_and_once(
+    recorder: Recorder, journal: FakeJournal
+) -> None:
+    heard: list[int] = []
+    recorder.listen(lambda transition: heard.append(transition.connection.version))
+    record(recorder, 1)
+    journal.refusal = StorageError("full")
+    record(recorder, 2)
+    record(recorder, 3)
+    assert recorder.held_count == 2
+    assert recorder.retry_held() == 0
+
+    journal.refusal = None
+    record(recorder, 4)
+
+    assert versions(journal) == [1, 2, 3, 4]
+    assert heard == [1, 2, 3, 4]
+    assert recorder.held_count == 0
+    assert recorder.retry_held() == 0
+
+
+def test_the_sweep_writes_what_was_held_and_says_how_much(
+    recorder: Recorder, journal: FakeJournal
+) -> None:
+    journal.refusal = StorageError("full")
+    record(recorder, 1)
+    record(recorder, 2)
+    journal.refusal = None
+    assert recorder.retry_held() == 2
+    assert versions(journal) == [1, 2]
+
+
+def test_one_that_cannot_be_written_at_all_does_not_hold_up_the_others(
+    recorder: Recorder, journal: FakeJournal
+) -> None:
+    journal.refused_events.add("Poison")
+    record(recorder, 1, "Poison")
+    record(recorder, 2)
+    assert versions(journal) == [2]
+    assert (recorder.lost, recorder.held_count) == (1, 0)
+
+
+def test_what_no_longer_fits_into_memory_is_counted(
+    recorder: Recorder, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_HELD", 3)
+    journal.refusal = StorageError("full")
+    for number in range(1, 6):
+        record(recorder, number)
+    journal.refusal = None
+    recorder.retry_held()
+    assert versions(journal) == [3, 4, 5]
+    assert recorder.lost == 2
+
+
+def test_a_failing_listener_keeps_nobody_from_the_change(
+    recorder: Recorder, journal: FakeJournal
+) -> None:
+    heard: list[Transition] = []
+
+    def fail(transition: Transition) -> None:
+        raise RuntimeError("a listener's own trouble")
+
+    recorder.listen(fail)
+    recorder.listen(heard.append)
+    record(recorder, 1)
+    assert versions(journal) == [1]
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wish", "final"),
+    [
+        ({}, {"status": Status.CONNECTING}, False, False),
+        ({}, {"status": Status.BANNED}, False, True),
+        ({}, {"status": Status.LOGGED_OUT}, False, True),
+        ({"desired_state": DesiredState.RUN}, {"desired_state": DesiredState.STOP}, True, True),
+    ],
+)
+def test_wishes_and_final_words_survive_a_power_cut(
+    recorder: Recorder, journal: FakeJournal, before: dict, after: dict, wish: bool, final: bool
+) -> None:
+    first = Connection(company_id=OTHER, **before)
+    recorder.record(first, replace(first, **after), "Event", NOON)
+    transition = journal.written[0]
+    assert (transition.sets_desired_state, transition.final) == (wish, final)

@@ -1,0 +1,305 @@
+"""The journal reaches the database in order, each transition once, and nothing blocks for ever."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from crm_whatsapp.domain.connection import Connection, DesiredState, Status
+from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
+from crm_whatsapp.service.write_behind import WriteBehind
+from tests.unit.service.fakes import (
+    DEADLINE_SECONDS,
+    NOON,
+    FakeJournal,
+    HangingCalls,
+    MoodyStore,
+)
+from tests.unit.service.pod import COMPANY, OTHER, THIRD
+
+
+class Bench:
+    """A WriteBehind with its surroundings."""
+
+    def __init__(self) -> None:
+        self.journal = FakeJournal()
+        self.store = MoodyStore()
+        self.held = 0
+        self.numbers = 0
+        self.stale: list[tuple[int, int]] = []
+        self.write_behind = WriteBehind(
+            journal=self.journal,
+            store=self.store,
+            longest_wait_seconds=0.01,
+            held_count=lambda: self.held,
+        )
+        self.write_behind.on_stale(
+            lambda transition, row_version: self.stale.append(
+                (transition.connection.version, row_version)
+            )
+        )
+
+    def put(
+        self, company_id: str = COMPANY, event: str = "Event", version: int | None = None
+    ) -> Transition:
+        self.numbers += 1
+        transition = Transition(
+            id=f"00000000-0000-4000-8000-{self.numbers:012d}",
+            connection=Connection(
+                company_id=company_id,
+                status=Status.CONNECTING,
+                desired_state=DesiredState.RUN,
+                version=self.numbers if version is None else version,
+            ),
+            event=event,
+            from_status=Status.DISCONNECTED,
+            occurred_at=NOON,
+        )
+        self.journal.append(transition)
+        return transition
+
+    def history(self) -> list[int]:
+        return [item.connection.version for item in self.store.database.history.values()]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.store.before_call = lambda name: None
+    made.write_behind.stop(DEADLINE_SECONDS)
+
+
+def flush(bench: Bench) -> bool:
+    return bench.write_behind.flush(DEADLINE_SECONDS)
+
+
+def test_what_an_earlier_process_left_is_sent_in_order(bench: Bench) -> None:
+    for _ in range(450):
+        bench.put()
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.history() == list(range(1, 451))
+    assert bench.write_behind.sent == 450
+
+
+def test_what_is_recorded_while_the_thread_looks_is_not_reported_as_sent(bench: Bench) -> None:
+    """The journal was empty a moment ago: the flush that begins now must not believe that."""
+    looked, go_on = threading.Event(), threading.Event()
+    bench.write_behind.start()
+    assert flush(bench)
+
+    def pause() -> None:
+        looked.set()
+        assert go_on.wait(DEADLINE_SECONDS)
+
+    bench.journal.after_pending = pause
+    bench.write_behind.notify()
+    assert looked.wait(DEADLINE_SECONDS)
+    bench.journal.after_pending = lambda: None
+    bench.put()
+    go_on.set()
+    assert flush(bench)
+    assert bench.history() == [1]
+
+
+def test_a_flush_says_no_while_changes_are_in_memory_only(bench: Bench) -> None:
+    bench.write_behind.start()
+    bench.held = 1
+    assert not flush(bench)
+    bench.held = 0
+    assert flush(bench)
+
+
+def test_an_outage_loses_and_repeats_nothing(bench: Bench) -> None:
+    returned = threading.Event()
+    bench.write_behind.on_return(returned.set)
+    bench.store.database.reachable = False
+    bench.put()
+    bench.write_behind.start()
+    bench.store.await_calls(2)
+    assert not bench.write_behind.is_reachable
+    bench.put()
+    bench.store.database.reachable = True
+    assert flush(bench)
+    assert returned.wait(DEADLINE_SECONDS)
+    assert bench.history() == [1, 2]
+    assert bench.write_behind.is_reachable
+
+
+def test_an_answer_that_is_lost_changes_nothing(bench: Bench) -> None:
+    """Recorded there, not marked here: the next process sends it again."""
+    transition = bench.put()
+    bench.store.record_transitions([transition])
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.history() == [1]
+    assert bench.journal.pending_count() == 0
+
+
+def test_a_failing_listener_to_the_return_does_not_end_the_thread(bench: Bench) -> None:
+    def fail() -> None:
+        raise RuntimeError("a listener's own trouble")
+
+    bench.write_behind.on_return(fail)
+    bench.store.database.reachable = False
+    bench.put()
+    bench.write_behind.start()
+    bench.store.await_calls(1)
+    bench.store.database.reachable = True
+    assert flush(bench)
+    bench.put()
+    assert flush(bench)
+    assert bench.history() == [1, 2]
+
+
+def test_one_poisonous_transition_does_not_block_the_other_companies(bench: Bench) -> None:
+    bench.store.poisonous.add(OTHER)
+    bench.put(COMPANY)
+    bench.put(OTHER)
+    bench.put(OTHER)
+    bench.put(COMPANY)
+    bench.put(THIRD)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert sorted(bench.history()) == [1, 4, 5]
+    assert bench.write_behind.refused == 2
+    assert bench.store.database.rows.keys() == {COMPANY, THIRD}
+
+
+def test_poison_alone_waits_until_something_else_is_accepted(bench: Bench) -> None:
+    """Alone it cannot be told from a missing permission; it is kept, and said to be a problem."""
+    bench.store.poisonous.add(OTHER)
+    bench.put(OTHER)
+    bench.write_behind.start()
+    bench.store.await_calls(2)
+    assert bench.write_behind.problem is not None
+    assert bench.journal.pending_count() == 1
+    bench.put(COMPANY)
+    assert flush(bench)
+    assert bench.history() == [2]
+    assert bench.write_behind.problem is None
+
+
+def test_a_missing_permission_loses_nothing(bench: Bench) -> None:
+    bench.store.denies = True
+    for company_id in (COMPANY, OTHER, THIRD) * 5:
+        bench.put(company_id)
+    bench.write_behind.start()
+    bench.store.await_calls(8)
+    assert bench.journal.pending_count() == 15
+    bench.store.denies = False
+    assert flush(bench)
+    assert sorted(bench.history()) == list(range(1, 16))
+    assert bench.write_behind.refused == 0
+
+
+def test_receipts_that_are_missing_are_waited_for_without_a_hot_loop(bench: Bench) -> None:
+    first, second = bench.put(), bench.put()
+    bench.store.unanswered = {first.id, second.id}
+    bench.write_behind.start()
+    bench.store.await_calls(2)
+    assert bench.write_behind.problem is not None
+    assert bench.journal.pending_count() == 2
+    bench.store.unanswered = {first.id}
+    bench.store.await_calls(len(bench.store.calls) + 2)
+    assert [item.id for item in bench.journal.backlog] == [first.id]
+    bench.store.unanswered = set()
+    assert flush(bench)
+
+
+def test_an_invalid_transition_is_given_up_and_counted(bench: Bench) -> None:
+    bad = bench.put()
+    bench.journal.backlog[0] = replace(bad, connection=replace(bad.connection, restore_attempts=-1))
+    bench.put(OTHER)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert (bench.write_behind.refused, bench.write_behind.sent) == (1, 1)
+
+
+def test_a_newer_row_is_told_with_its_version(bench: Bench) -> None:
+    bench.store.database.rows[COMPANY] = Connection(company_id=COMPANY, version=900)
+    bench.put(version=5)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.stale == [(5, 900)]
+
+
+def test_a_company_is_forgotten_between_its_two_lives(bench: Bench) -> None:
+    bench.put(COMPANY)
+    bench.put(OTHER)
+    bench.put(COMPANY, FORGOTTEN)
+    bench.put(COMPANY)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.store.calls == [[COMPANY, OTHER], ["forget", COMPANY], [COMPANY]]
+    assert bench.store.database.rows[COMPANY].version == 4
+    assert bench.journal.states[COMPANY].version == 4, "the journal keeps the new life"
+
+
+def test_a_company_that_comes_back_while_it_is_being_forgotten_keeps_its_records(
+    bench: Bench,
+) -> None:
+    bench.put(COMPANY, FORGOTTEN)
+
+    def connect_anew(name: str) -> None:
+        if name == "forget":
+            bench.store.before_call = lambda name: None
+            bench.put(COMPANY)
+
+    bench.store.before_call = connect_anew
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.history() == [2]
+    assert bench.journal.states[COMPANY].version == 2
+
+
+def test_stop_does_not_wait_for_the_pause_between_attempts() -> None:
+    bench = Bench()
+    bench.write_behind = WriteBehind(
+        journal=bench.journal,
+        store=bench.store,
+        longest_wait_seconds=3600.0,
+        held_count=lambda: 0,
+    )
+    bench.store.database.reachable = False
+    bench.put()
+    bench.write_behind.start()
+    bench.store.await_calls(1)
+    assert not bench.write_behind.stop(DEADLINE_SECONDS)
+    assert not any(item.name == "write-behind" for item in threading.enumerate())
+
+
+def test_stop_gives_up_on_a_frozen_database_in_time(bench: Bench) -> None:
+    hanging = HangingCalls("record")
+    bench.store.before_call = hanging
+    bench.put()
+    bench.write_behind.start()
+    assert hanging.entered.wait(DEADLINE_SECONDS)
+    assert not bench.write_behind.stop(0.05)
+    hanging.let_go.set()
+
+
+def test_with_nothing_left_stop_says_so_although_the_database_is_away(bench: Bench) -> None:
+    bench.write_behind.problem = "away"
+    assert bench.write_behind.stop(0.05)
+
+
+def test_a_journal_that_cannot_be_read_is_the_problem_that_is_told(bench: Bench) -> None:
+    problems: list[str | None] = []
+    tried_again = threading.Event()
+
+    def fail() -> None:
+        problems.append(bench.write_behind.problem)
+        if len(problems) == 2:
+            tried_again.set()
+        raise StorageError("The state journal cannot be used.")
+
+    bench.journal.before_pending = fail
+    bench.write_behind.start()
+    assert tried_again.wait(DEADLINE_SECONDS)
+    assert problems[1] == "The state journal cannot be used."
+    bench.journal.before_pending = lambda: None
+    assert flush(bench)
