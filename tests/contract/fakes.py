@@ -1,14 +1,20 @@
 """In-memory implementations of the database ports, held to the same suite as the real ones."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from time import monotonic
 
 from crm_whatsapp.domain.connection import LOCAL_FIELDS, Connection
 from crm_whatsapp.domain.errors import StoreRejected, StoreUnavailable
 from crm_whatsapp.domain.leases import InstanceReport, Lease, LeaseClaim
-from crm_whatsapp.domain.ports import ConnectionStore, LeaseStore
+from crm_whatsapp.domain.ports import ConnectionStore, LeaseStore, SnapshotStore
+from crm_whatsapp.domain.snapshots import LeaseFenced, SealedSnapshot, SnapshotDamaged, SnapshotMeta
 from crm_whatsapp.domain.transitions import Transition, TransitionOutcome, TransitionReceipt
+
+TOMBSTONE_SECONDS = 7 * 86_400
+KEEP = 3
 
 _NOT_IN_THE_TABLE = {"intent", "engine_crashes", "failed_at", *LOCAL_FIELDS}
 
@@ -23,6 +29,14 @@ class FakeLease:
 
 
 @dataclass(slots=True)
+class FakeSnapshot:
+    """One snapshot row. tombstoned_at: seconds on the database clock."""
+
+    sealed: SealedSnapshot
+    tombstoned_at: float | None = None
+
+
+@dataclass(slots=True)
 class FakeDatabase:
     """The rows, shared by the stores of several pods. reachable: False simulates an outage."""
 
@@ -33,11 +47,25 @@ class FakeDatabase:
     forgotten: dict[str, int] = field(default_factory=dict)
     leases: dict[str, FakeLease] = field(default_factory=dict)
     instances: dict[str, InstanceReport] = field(default_factory=dict)
+    snapshots: dict[tuple[str, int, int], FakeSnapshot] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise StoreUnavailable during an outage."""
         if not self.reachable:
             raise StoreUnavailable("The database cannot be reached.")
+
+    def is_held(self, owner_id: str, company_id: str, epoch: int) -> bool:
+        """Tell whether this is a live lease."""
+        row = self.leases.get(company_id, FakeLease())
+        return (row.owner_id, row.epoch) == (owner_id, epoch) and row.expires_at > self.clock()
+
+    def live_snapshots(self, company_id: str) -> list[SealedSnapshot]:
+        """Return those in use, newest first."""
+        return [
+            self.snapshots[key].sealed
+            for key in sorted(self.snapshots, reverse=True)
+            if key[0] == company_id and self.snapshots[key].tombstoned_at is None
+        ]
 
 
 class FakeConnectionStore(ConnectionStore):
@@ -70,7 +98,7 @@ class FakeConnectionStore(ConnectionStore):
 
     def schema_version(self) -> int:
         self._database.check()
-        return 3
+        return 4
 
     def _record(self, transition: Transition) -> TransitionReceipt:
         database, connection = self._database, transition.connection
@@ -137,10 +165,8 @@ class FakeLeaseStore(LeaseStore):
                 row.expires_at = self._database.clock()
 
     def _held(self, owner_id: str, term: Lease) -> FakeLease | None:
-        row = self._database.leases.get(term.company_id)
-        if row is None or (row.owner_id, row.epoch) != (owner_id, term.epoch):
-            return None
-        return row if row.expires_at > self._database.clock() else None
+        held = self._database.is_held(owner_id, term.company_id, term.epoch)
+        return self._database.leases[term.company_id] if held else None
 
     def _claim(self, owner_id: str, company_id: str, ttl_seconds: float) -> LeaseClaim:
         row = self._database.leases.setdefault(company_id, FakeLease())
@@ -148,13 +174,118 @@ class FakeLeaseStore(LeaseStore):
         granted = row.owner_id in (None, owner_id) or row.expires_at <= now
         if granted:
             row.owner_id, row.epoch, row.expires_at = owner_id, row.epoch + 1, now + ttl_seconds
+        newest = next(iter(self._database.live_snapshots(company_id)), None)
+        known = self._database.rows.get(company_id)
         return LeaseClaim(
             company_id=company_id,
             owner_id=str(row.owner_id),
             epoch=row.epoch,
             granted=granted,
             expires_in_seconds=max(0.0, row.expires_at - now),
+            snapshot_epoch=newest.meta.epoch if newest else None,
+            snapshot_seq=newest.meta.seq if newest else None,
+            last_version=max(
+                known.version if known else 0, self._database.forgotten.get(company_id, 0)
+            ),
         )
+
+
+class FakeSnapshotStore(SnapshotStore):
+    """SnapshotStore in memory."""
+
+    def __init__(self, database: FakeDatabase) -> None:
+        self._database = database
+
+    def write(self, owner_id: str, sealed: SealedSnapshot) -> None:
+        database, meta = self._database, sealed.meta
+        database.check()
+        if not _is_intact(sealed):
+            raise StoreRejected("the payload does not have this sha256")
+        if not database.is_held(owner_id, meta.company_id, meta.epoch):
+            raise LeaseFenced()
+        position = (meta.company_id, meta.epoch, meta.seq)
+        there = database.snapshots.get(position)
+        if there is None or there.sealed.meta.sha256 != meta.sha256:
+            newest = max(
+                (key for key in database.snapshots if key[0] == meta.company_id), default=()
+            )
+            if position <= newest:
+                raise StoreRejected(
+                    "A newer snapshot exists.",
+                    outcome="stale",
+                    newest_epoch=newest[1],
+                    newest_seq=newest[2],
+                )
+            stored = replace(meta, created_at=datetime.now(UTC), object_key=None)
+            database.snapshots[position] = FakeSnapshot(replace(sealed, meta=stored))
+        self._prune(meta.company_id, KEEP)
+
+    def list(self, company_id: str) -> list[SnapshotMeta]:
+        self._database.check()
+        return [sealed.meta for sealed in self._database.live_snapshots(company_id)]
+
+    def read(self, company_id: str, epoch: int, seq: int) -> SealedSnapshot:
+        self._database.check()
+        row = self._database.snapshots.get((company_id, epoch, seq))
+        if row is None or row.tombstoned_at is not None:
+            raise SnapshotDamaged("The snapshot does not exist.")
+        if not _is_intact(row.sealed):
+            raise SnapshotDamaged("The snapshot does not match its hash.")
+        return row.sealed
+
+    def companies(self) -> dict[str, tuple[int, int]]:
+        self._database.check()
+        live = sorted(k for k, row in self._database.snapshots.items() if row.tombstoned_at is None)
+        return {company_id: (epoch, seq) for company_id, epoch, seq in live}
+
+    def tombstone(self, company_id: str) -> None:
+        self._database.check()
+        for key, row in self._database.snapshots.items():
+            if key[0] == company_id and row.tombstoned_at is None:
+                row.tombstoned_at = self._database.clock()
+
+    def delete(self, company_id: str) -> None:
+        self._database.check()
+        for key in [key for key in self._database.snapshots if key[0] == company_id]:
+            del self._database.snapshots[key]
+
+    def prune(self, company_id: str | None, keep: int) -> int:
+        database = self._database
+        database.check()
+        if keep < 1:
+            raise StoreRejected("keep must be at least 1")
+        if company_id is not None:
+            return self._prune(company_id, keep)
+        removed = sum(self._prune(each, keep) for each in self.companies())
+        before = database.clock() - TOMBSTONE_SECONDS
+        for key, row in list(database.snapshots.items()):
+            if row.tombstoned_at is not None and row.tombstoned_at <= before:
+                del database.snapshots[key]
+        return removed
+
+    def rewrap(self, meta: SnapshotMeta, *, new_key_id: str, wrapped_key: bytes) -> bool:
+        self._database.check()
+        row = self._database.snapshots.get((meta.company_id, meta.epoch, meta.seq))
+        if row is None or row.sealed.meta.sha256 != meta.sha256:
+            return False
+        now = (row.sealed.meta.key_id, row.sealed.wrapped_key)
+        if now[0] != meta.key_id and now != (new_key_id, wrapped_key):
+            return False
+        row.sealed = replace(
+            row.sealed, meta=replace(row.sealed.meta, key_id=new_key_id), wrapped_key=wrapped_key
+        )
+        return True
+
+    def _prune(self, company_id: str, keep: int) -> int:
+        old = self._database.live_snapshots(company_id)[keep:]
+        for sealed in old:
+            del self._database.snapshots[(company_id, sealed.meta.epoch, sealed.meta.seq)]
+        return len(old)
+
+
+def _is_intact(sealed: SealedSnapshot) -> bool:
+    meta, payload = sealed.meta, sealed.payload
+    return (len(payload), hashlib.sha256(payload).hexdigest()) == (meta.size_bytes, meta.sha256)
 
 
 def _as_row(connection: Connection) -> Connection:
