@@ -25,6 +25,7 @@ SEED = int(os.environ.get("STORM_SEED") or random.SystemRandom().randrange(2**32
 
 PROPER_REFUSALS = {
     (422, "session-not-connected"),
+    (422, "send-rejected"),
     (503, "engine-unavailable"),
     (503, "send-unconfirmed"),
     (503, "busy"),
@@ -271,7 +272,6 @@ def run_storm(deployment: Deployment, seconds: float, record_property: Any) -> N
         ENGINE_MAX_STARTS="100000",
     )
     deployment.await_all_connected(companies, 30)
-    engines = service.engine_pids()
     before = deployment.phones.last_event()
     storm = Storm(deployment, companies, jids, sends_per_second=50)
 
@@ -288,8 +288,8 @@ def run_storm(deployment: Deployment, seconds: float, record_property: Any) -> N
     record_property("sends", {" ".join(map(str, key)): n for key, n in storm.outcomes.items()})
 
     assert not deployment.engine_deaths(), f"STORM_SEED={SEED}"
-    assert service.engine_pids() == engines
-    assert [engine["deaths"] for engine in deployment.engines()] == [0] * len(engines)
+    # A planned replacement, by starts or descriptors, is allowed; a death is not.
+    assert {engine["deaths"] for engine in deployment.engines()} == {0}
     assert not storm.surprises, storm.surprises[:5]
     assert storm.outcomes.keys() <= PROPER_REFUSALS | {(200, "")}, storm.outcomes
     assert storm.outcomes[200, ""] > sum(storm.outcomes.values()) / 2, storm.outcomes
