@@ -480,6 +480,10 @@ def test_a_new_pairing_has_snapshots_of_its_own(subject: Subject, holder: Holder
     later.write(1)
     assert later.positions() == [(later.epoch, 1), (holder.epoch, 4)]
     assert subject.kept(holder.company) == 5
+    later.write(2)
+    later.write(3)  # prunes the one before, and spares the tombstoned
+    assert later.positions() == [(later.epoch, seq) for seq in (3, 2, 1)]
+    assert subject.kept(holder.company) == 6
 
 
 def test_numbers_of_tombstoned_ones_are_not_used_again(subject: Subject, holder: Holder) -> None:
