@@ -116,6 +116,36 @@ class Settings(BaseSettings):
         default=60.0, description="Pause before a start is tried again on a bad disk, in seconds."
     )
 
+    # --- snapshots ---
+    snapshot_encryption_keys: SecretStr | None = Field(
+        default=None,
+        description="id:base64key,id:base64key; 32 bytes each. The first encrypts, all decrypt. "
+        "Unset: no snapshots are taken. Make one with `python -m crm_whatsapp new-key`.",
+    )
+    snapshot_storage: Literal["database", "s3"] = Field(
+        default="database", description="Where the encrypted copies are kept."
+    )
+    snapshot_scan_seconds: Seconds = Field(
+        default=5.0, description="Search for sessions that have changed, every so often."
+    )
+    snapshot_ratchet_interval_seconds: Seconds = Field(
+        default=900.0,
+        description="A change of message ratchets alone is copied at most this often, in seconds.",
+    )
+    snapshot_daily_bytes: int = Field(
+        default=50 * 1024 * 1024,
+        ge=0,
+        description="Bytes a session and day; above it only important changes are copied.",
+    )
+    s3_endpoint_url: WebUrl | None = Field(
+        default=None, description="URL of an S3-compatible storage; unset: AWS."
+    )
+    s3_bucket: str | None = Field(default=None, description="Bucket, for SNAPSHOT_STORAGE=s3.")
+    s3_region: str = Field(default="us-east-1", description="Region of the bucket.")
+    s3_access_key_id: SecretStr | None = Field(default=None, description="Its access key id.")
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="Its secret key.")
+    s3_prefix: str = Field(default="", description="Put before every object's name.")
+
     # --- engines ---
     engine_max_starts: int = Field(
         default=500, ge=1, description="An engine is replaced after so many starts."

@@ -117,16 +117,6 @@ class TombstoneSnapshots(Effect):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TakeSnapshot(Effect):
-    """Copy the store to a safe place.
-
-    clean: the client has stopped, nothing of it can change any more.
-    """
-
-    clean: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgetCompany(Effect):
     """Remove every trace of the company's session, remote rows too."""
 

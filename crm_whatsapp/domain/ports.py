@@ -193,6 +193,9 @@ class SnapshotStore(Protocol):
     def prune(self, company_id: str | None, keep: int) -> int:
         """Remove all but the newest of one company, or of each; return how many went."""
 
+    def sweep(self) -> int:
+        """Remove expired tombstones and what nothing points to; return how much went."""
+
     def rewrap(self, meta: SnapshotMeta, *, new_key_id: str, wrapped_key: bytes) -> bool:
         """Replace the wrapped data key, if it is still wrapped by meta.key_id."""
 

@@ -10,9 +10,11 @@ from crm_whatsapp.domain.connection import Connection, Reason
 from crm_whatsapp.domain.engines import EngineFleet, PairOrder, StartOrder
 from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.events import Event, LeaseDenied, StorageFailed
-from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.domain.folders import Credentials, FolderReport
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
+from crm_whatsapp.service.session_opener import SessionOpener
+from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,8 @@ class Collaborators:
     leases: LeaseKeeper
     clock: Clock
     proxies: ProxyVault
+    opener: SessionOpener
+    snapshots: SnapshotKeeper | None
 
 
 class EffectRunner:
@@ -44,6 +48,8 @@ class EffectRunner:
         self._leases = collaborators.leases
         self._clock = collaborators.clock
         self._proxies = collaborators.proxies
+        self._opener = collaborators.opener
+        self._snapshots = collaborators.snapshots
         self._post: PostEvent = _unbound
         self._post_work: PostWork = _unbound
         self._alerts: list[AlertListener] = []
@@ -74,18 +80,22 @@ class EffectRunner:
 
     def _when_permitted(self, company_id: str, generation: int, work: Work) -> None:
         """Do the work once the lease allows it; tell the policy when it does not."""
+        self._leases.permit(
+            company_id,
+            granted=lambda: self._post_work(company_id, generation, self._guarded(work)),
+            denied=lambda seconds: self._post(company_id, LeaseDenied(retry_after_seconds=seconds)),
+        )
+
+    def _guarded(self, work: Work) -> Work:
+        """Return the work with a refusing disk told to the policy."""
 
         def guarded(connection: Connection) -> None:
             try:
                 work(connection)
             except StorageError as error:
-                self._refuse(company_id, Reason.STORAGE_UNAVAILABLE, error.message)
+                self._refuse(connection.company_id, Reason.STORAGE_UNAVAILABLE, error.message)
 
-        self._leases.permit(
-            company_id,
-            granted=lambda: self._post_work(company_id, generation, guarded),
-            denied=lambda seconds: self._post(company_id, LeaseDenied(retry_after_seconds=seconds)),
-        )
+        return guarded
 
     def _run(self, connection: Connection, effect: decisions.Effect) -> None:
         company_id = connection.company_id
@@ -112,6 +122,12 @@ class EffectRunner:
         match effect:
             case decisions.WriteCredentials():
                 self.write_credentials(connection)
+            case decisions.PutBackStore():
+                if not self._folders.put_back(company_id):
+                    log.warning("no store of before the start to put back", company_id=company_id)
+            case decisions.TombstoneSnapshots():
+                if self._snapshots is not None:
+                    self._snapshots.retire(company_id)
             case decisions.RemoveCredentials():
                 self._folders.remove_credentials(company_id)
             case decisions.RemoveFiles():
@@ -133,24 +149,27 @@ class EffectRunner:
             listener(connection, kind)
 
     def _open(self, connection: Connection, isolated: bool) -> None:
-        """Look at the folder and order the start."""
-        company_id = connection.company_id
-        report = self._folders.inspect(company_id)
-        if report.state is not FolderState.VALID:
-            self._refuse(company_id, _REASONS[report.state], report.detail)
-            return
-        if report.needs_adoption and report.credentials is not None:
-            log.info("adopting a paired store without creds.json", company_id=company_id)
-            self._folders.write_credentials(report.credentials)
-        self._fleet.start(
-            StartOrder(
-                company_id=company_id,
-                generation=connection.generation,
-                store_path=self._folders.store_path(company_id),
-                lock_path=self._folders.lock_path(company_id),
-                isolated=isolated,
-                proxy=self._proxies.find(company_id),
+        """Have the folder made ready, from a snapshot if need be, and order the start."""
+        company_id, generation = connection.company_id, connection.generation
+
+        def start(current: Connection) -> None:
+            self._fleet.start(
+                StartOrder(
+                    company_id=company_id,
+                    generation=current.generation,
+                    store_path=self._folders.store_path(company_id),
+                    lock_path=self._folders.lock_path(company_id),
+                    isolated=isolated,
+                    proxy=self._proxies.find(company_id),
+                )
             )
+
+        self._opener.open(
+            company_id,
+            ready=lambda: self._post_work(company_id, generation, self._guarded(start)),
+            refuse=lambda reason, detail: self._post_work(
+                company_id, generation, lambda _: self._refuse(company_id, reason, detail)
+            ),
         )
 
     def _open_pairing(self, connection: Connection) -> None:
@@ -196,7 +215,7 @@ class EffectRunner:
             push_name=connection.push_name,
             platform=connection.platform or (known.platform if known else None),
             paired_at=known.paired_at if known and known.jid == jid else self._clock.now(),
-            epoch=self._leases.epoch_of(connection.company_id),
+            epoch=max(self._leases.epoch_of(connection.company_id), known.epoch if known else 0),
         )
 
     def _refuse(self, company_id: str, reason: Reason, detail: str) -> None:
@@ -205,12 +224,3 @@ class EffectRunner:
 
 def _unbound(*_: object) -> None:
     raise RuntimeError("the effect runner is not bound to a session manager")
-
-
-_REASONS = {
-    FolderState.MISSING: Reason.CREDENTIALS_MISSING,
-    FolderState.CORRUPT: Reason.STORE_CORRUPT,
-    FolderState.FOREIGN: Reason.STORE_FOREIGN,
-    FolderState.LOCKED: Reason.HELD_ELSEWHERE,
-    FolderState.UNREADABLE: Reason.STORAGE_UNAVAILABLE,
-}

@@ -26,6 +26,7 @@ _SLOW_SECONDS = 1.0
 Granted = Callable[[], None]
 Denied = Callable[[float], None]
 LostListener = Callable[[str], None]
+SnapshotListener = Callable[[str, tuple[int, int]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ class LeaseKeeper:
         self._away_until_monotonic = float("-inf")
         self._stopping = False
         self._lost_listener: LostListener = lambda company_id: None
+        self._snapshot_listener: SnapshotListener = lambda company_id, position: None
         self._thread = threading.Thread(target=self._claim_loop, name="lease-claims", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +86,10 @@ class LeaseKeeper:
     def on_lost(self, listener: LostListener) -> None:
         """Have companies passed on whose lease another pod took."""
         self._lost_listener = listener
+
+    def on_snapshot(self, listener: SnapshotListener) -> None:
+        """Have the newest snapshot passed on that a claim tells of."""
+        self._snapshot_listener = listener
 
     def permit(self, company_id: str, *, granted: Granted, denied: Denied) -> None:
         """Answer by one of the callbacks; at once when the lease is held already."""
@@ -185,6 +191,11 @@ class LeaseKeeper:
     def _claim(self, company_ids: Sequence[str]) -> list[LeaseClaim]:
         asked_at = self._clock.monotonic()
         claims = self._store.claim(self.owner_id, company_ids, self._terms.ttl_seconds)
+        for claim in claims:
+            if claim.snapshot_epoch is not None and claim.snapshot_seq is not None:
+                self._snapshot_listener(
+                    claim.company_id, (claim.snapshot_epoch, claim.snapshot_seq)
+                )
         with self._changed:
             for claim in claims:
                 self._take(claim, asked_at)

@@ -12,6 +12,7 @@ from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders, StateJour
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.session_manager import SessionManager
+from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 from crm_whatsapp.service.startup_restore import StartupRestore
 from crm_whatsapp.service.write_behind import WriteBehind
 
@@ -62,6 +63,7 @@ class Observed:
     reconciliation: Reconciliation
     jobs: Callable[[], Mapping[str, JobFigures]]
     expected_schema: int
+    snapshots: SnapshotKeeper | None
 
 
 class Readiness:
@@ -100,6 +102,7 @@ class Readiness:
             self._jobs(),
             self._restore(),
             self._sync(),
+            self._snapshots(),
         ]
         return ReadinessReport(
             ready=storage.ok,
@@ -232,6 +235,24 @@ class Readiness:
                 "failed": progress.failed,
                 "sessions_by_status": dict(by_status),
             },
+        )
+
+    def _snapshots(self) -> ReadinessCheck:
+        keeper = self._seen.snapshots
+        if keeper is None:
+            return ReadinessCheck(
+                name="snapshots",
+                ok=False,
+                detail="off: SNAPSHOT_ENCRYPTION_KEYS is not set, a lost disk loses every session",
+            )
+        problems = keeper.problems()
+        return ReadinessCheck(
+            name="snapshots",
+            ok=not problems,
+            detail=f"{len(problems)} sessions could not be copied"
+            if problems
+            else "every session has its copy",
+            data={"written": keeper.written, "failed": keeper.failed},
         )
 
     def _sync(self) -> ReadinessCheck:

@@ -11,6 +11,7 @@ from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError
 from crm_whatsapp.domain.events import RecordLoaded, StartupFound
 from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders
 from crm_whatsapp.service.session_manager import SessionManager
+from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,7 @@ class Reconciliation:
         store: ConnectionStore,
         folders: SessionFolders,
         write_behind: WriteBehind,
+        catalogue: SnapshotCatalogue,
         flush_timeout_seconds: float,
         restores: bool,
     ) -> None:
@@ -47,6 +49,7 @@ class Reconciliation:
         self._store = store
         self._folders = folders
         self._write_behind = write_behind
+        self._catalogue = catalogue
         self._flush_timeout_seconds = flush_timeout_seconds
         self._restores = restores
         self._running = threading.Lock()
@@ -95,9 +98,11 @@ class Reconciliation:
                 log.warning("session sync postponed: transitions still wait to be written")
                 return 0
             rows = {row.company_id: row for row in self._store.list_connections()}
+            self._catalogue.load()
             if self._stopping:
                 return 0
             found = self._compare(seen, rows)
+            self._bring_back_remote()
         for company_id, kind in found:
             self.mismatches[kind] += 1
             log.warning("row and runtime disagreed", company_id=company_id, kind=kind.value)
@@ -105,6 +110,16 @@ class Reconciliation:
         updated = len({company_id for company_id, _ in found})
         log.info(f"Session sync complete: {checked} checked, {updated} updated")
         return updated
+
+    def _bring_back_remote(self) -> None:
+        """Start what was given up as lost before its snapshot was heard of."""
+        for company_id in self._catalogue.companies() if self._restores else ():
+            connection = self._manager.find(company_id)
+            if connection is None or (
+                connection.reason is Reason.CREDENTIALS_MISSING
+                and connection.client is ClientPhase.NONE
+            ):
+                self._manager.post(company_id, StartupFound())
 
     def adopt_rows(self, company_ids: set[str]) -> None:
         """Before start-up restores: learn from the rows what the journal does not know.

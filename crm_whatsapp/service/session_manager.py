@@ -25,6 +25,7 @@ from crm_whatsapp.domain.decisions import (
     PolicyLimits,
     StartClient,
     StartPairing,
+    become,
 )
 from crm_whatsapp.domain.errors import (
     CrmWhatsappError,
@@ -45,6 +46,8 @@ from crm_whatsapp.service.effect_runner import EffectRunner, Work
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.mailroom import Mailroom
 from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
+from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +86,8 @@ class ManagerParts:
     clock: Clock
     proxies: ProxyVault
     limits: PolicyLimits
+    catalogue: SnapshotCatalogue
+    snapshots: SnapshotKeeper | None
 
 
 class SessionManager:
@@ -128,7 +133,9 @@ class SessionManager:
         runtime = self._runtimes.get(company_id)
         if runtime is None:
             if not self.has_credentials(company_id):
-                return Connection(company_id=company_id)
+                unknown = Connection(company_id=company_id)
+                # Before start-up has looked everywhere, absence means nothing.
+                return unknown if self._polls_may_start else become(unknown, Reason.RESTORING)
             runtime = self.runtime(company_id)
         connection = runtime.connection
         if connection.client is not ClientPhase.NONE or self._stopping:
@@ -299,7 +306,8 @@ class SessionManager:
             if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
                 linked = runtime.connection.jid is not None
                 return linked or self._parts.folders.has_credentials_file(company_id)
-            return self._parts.folders.has_credentials(company_id)
+            saved = self._parts.folders.has_credentials(company_id)
+            return saved or self._parts.catalogue.find(company_id) is not None
         except StorageError as error:
             log.error(
                 "the session folder cannot be read", company_id=company_id, detail=error.message
@@ -477,7 +485,17 @@ class SessionManager:
 
     def _after_client(self, connection: Connection) -> None:
         """Give up the lease of a session that is not to run here any more."""
-        if connection.desired_state is DesiredState.STOP:
+        if connection.desired_state is not DesiredState.STOP:
+            return
+        company_id, snapshots = connection.company_id, self._parts.snapshots
+        if snapshots is not None and connection.reason is Reason.STOPPED:
+            snapshots.finish(company_id, lambda: self.then(company_id, self._give_up_if_stopped))
+        else:
+            self._parts.leases.give_up(company_id)
+
+    def _give_up_if_stopped(self, connection: Connection) -> None:
+        at_rest = connection.client is ClientPhase.NONE
+        if at_rest and connection.desired_state is DesiredState.STOP:
             self._parts.leases.give_up(connection.company_id)
 
     def _forget(self, runtime: CompanyRuntime) -> None:
@@ -487,6 +505,8 @@ class SessionManager:
             self._parts.proxies.remove(company_id)
         except StorageError as error:
             log.error("the proxy was not removed", company_id=company_id, detail=error.message)
+        if self._parts.snapshots is not None:
+            self._parts.snapshots.retire(company_id, for_good=True)
         self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
         with self._lock:
             self._forgotten[company_id] = connection

@@ -114,7 +114,7 @@ class SessionOpener:
         """Install the newest snapshot that can be opened."""
         try:
             copy = self._fetch(remote, company_id)
-            if copy is None:
+            if copy is None or _is_older_pairing(copy, report):
                 self._open_local(company_id, report, ready, refuse)
                 return
             self._install(company_id, report, copy)
@@ -155,6 +155,12 @@ class SessionOpener:
             raise SnapshotDamaged(f"None of {len(snapshots)} snapshots can be opened.")
         self._catalogue.forget(company_id)
         return None
+
+
+def _is_older_pairing(copy: StoreCopy, report: FolderReport) -> bool:
+    """Tell whether a valid local store was paired, or moved in, after the snapshot's."""
+    local = report.credentials if report.state is FolderState.VALID else None
+    return local is not None and local.paired_at > copy.credentials.paired_at
 
 
 def _open_one(store: SnapshotStore, cipher: SnapshotCipher, meta: SnapshotMeta) -> StoreCopy | None:

@@ -6,7 +6,7 @@ a change of ratchets alone at most every `ratchet_interval_seconds`.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
@@ -28,6 +28,8 @@ from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 log = structlog.get_logger(__name__)
 
 _DAY_SECONDS = 86_400.0
+_STARTUP_SECONDS = 10.0
+"""Restoring comes first: copies wait for it, at most so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +84,14 @@ class SnapshotKeeper:
         self._states: dict[str, SnapshotState] = {}
         self._turns: dict[str, threading.Lock] = {}
         self._queued: set[str] = set()
+        self._retiring: dict[str, bool] = {}
+        self._finishing: dict[str, Callable[[], None]] = {}
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"snapshots-{number}", daemon=True)
             for number in range(terms.threads)
         ]
+        self._started = threading.Event()
         self.written = 0
         self.failed = 0
 
@@ -97,8 +102,13 @@ class SnapshotKeeper:
 
     def stop(self) -> None:
         """Take nothing more from the queue."""
+        self._started.set()
         for _ in self._threads:
             self._queue.put(None)
+
+    def let_go(self) -> None:
+        """Begin to work on the queue now: the start-up restore is over."""
+        self._started.set()
 
     def request(self, company_id: str) -> None:
         """Ask for a snapshot soon; nothing is written when nothing has changed."""
@@ -108,9 +118,27 @@ class SnapshotKeeper:
             self._queued.add(company_id)
         self._queue.put(company_id)
 
+    def finish(self, company_id: str, done: Callable[[], None]) -> None:
+        """Take the last, clean snapshot of a stopped session; `done` is called in any case."""
+        with self._lock:
+            self._finishing[company_id] = done
+        self.request(company_id)
+
+    def retire(self, company_id: str, *, for_good: bool = False) -> None:
+        """Take a company's snapshots out of use, or remove them; tried until it is done."""
+        self._catalogue.forget(company_id)
+        with self._lock:
+            self._states.pop(company_id, None)
+            self._retiring[company_id] = for_good or self._retiring.get(company_id, False)
+        self.request(company_id)
+
     def scan(self, connections: Sequence[Connection]) -> int:
         """Queue every connected session whose store has changed enough; return how many."""
         asked = 0
+        with self._lock:
+            waiting = list(self._retiring)
+        for company_id in waiting:
+            self.request(company_id)
         for connection in connections:
             live = connection.is_connected and connection.client is ClientPhase.LIVE
             if live and self._is_due(connection.company_id):
@@ -130,6 +158,7 @@ class SnapshotKeeper:
             turn = self._turns.setdefault(company_id, threading.Lock())
         with turn:
             try:
+                self._retire_waiting(company_id)
                 return self._take(company_id, clean=clean, even_if_same=even_if_same)
             except CrmWhatsappError as error:
                 self.failed += 1
@@ -150,10 +179,20 @@ class SnapshotKeeper:
                 if state.problem is not None
             }
 
-    def forget(self, company_id: str) -> None:
-        """Drop what is remembered of a company."""
+    def _retire_waiting(self, company_id: str) -> bool:
+        """Do what `retire` asked for; True when there was something."""
         with self._lock:
-            self._states.pop(company_id, None)
+            for_good = self._retiring.get(company_id)
+        if for_good is None:
+            return False
+        if for_good:
+            self._store.delete(company_id)
+        else:
+            self._store.tombstone(company_id)
+        with self._lock:
+            if self._retiring.get(company_id) is for_good:
+                self._retiring.pop(company_id, None)
+        return True
 
     def _set(self, company_id: str, state: SnapshotState) -> None:
         with self._lock:
@@ -231,14 +270,29 @@ class SnapshotKeeper:
         )
 
     def _work(self) -> None:
+        self._started.wait(_STARTUP_SECONDS)
         while (company_id := self._queue.get()) is not None:
             with self._lock:
                 self._queued.discard(company_id)
+                done = self._finishing.pop(company_id, None)
+                retires = company_id in self._retiring
             try:
-                self.take(company_id)
+                if retires:
+                    self._retire(company_id)
+                else:
+                    self.take(company_id, clean=done is not None)
             except StoreUnavailable as error:
                 log.info("snapshot postponed", company_id=company_id, detail=error.message)
             except CrmWhatsappError as error:
                 log.warning("no snapshot was taken", company_id=company_id, detail=error.message)
             except Exception:
                 log.exception("a snapshot failed", company_id=company_id)
+            finally:
+                if done is not None:
+                    done()
+
+    def _retire(self, company_id: str) -> None:
+        with self._lock:
+            turn = self._turns.setdefault(company_id, threading.Lock())
+        with turn:
+            self._retire_waiting(company_id)

@@ -21,6 +21,7 @@ from crm_whatsapp.domain.ports import SessionFolders
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.session_manager import SessionManager
+from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +56,14 @@ class StartupRestore:
         manager: SessionManager,
         folders: SessionFolders,
         reconciliation: Reconciliation,
+        catalogue: SnapshotCatalogue,
         prewarm: Callable[[int], None],
         plan: RestorePlan,
     ) -> None:
         self._manager = manager
         self._folders = folders
         self._reconciliation = reconciliation
+        self._catalogue = catalogue
         self._prewarm = prewarm
         self._plan = plan
         self._stop = threading.Event()
@@ -71,6 +74,8 @@ class StartupRestore:
         self._failed = 0
         self._ordered = 0
         self._begun = False
+        self._decided = threading.Event()
+        self._finished_listeners: list[Callable[[], None]] = []
         self._finished = False
         self._thread = threading.Thread(target=self._run, name="startup-restore", daemon=True)
 
@@ -81,6 +86,14 @@ class StartupRestore:
     def stop(self) -> None:
         """Start nothing more."""
         self._stop.set()
+
+    def wait_decided(self, timeout_seconds: float) -> bool:
+        """Wait until every saved session has been found and ordered."""
+        return self._decided.wait(timeout_seconds)
+
+    def on_finished(self, listener: Callable[[], None]) -> None:
+        """Have it called once every restored session has its outcome."""
+        self._finished_listeners.append(listener)
 
     @property
     def progress(self) -> RestoreProgress:
@@ -118,6 +131,7 @@ class StartupRestore:
                 self._finished = True
         finally:
             self._manager.allow_polls_to_start()
+            self._decided.set()
 
     def _restore_all(self) -> None:
         if self._stop.wait(self._plan.startup_delay_seconds):
@@ -127,15 +141,24 @@ class StartupRestore:
         unknown = set(companies) - known
         # What the journal knows does not wait for a database that may hang.
         self._restore([item for item in companies if item in known])
-        if unknown:
-            self._learn(unknown)
-            self._restore(sorted(unknown))
+        remote = self._only_remote(set(companies))
+        if unknown or remote - known:
+            self._learn(unknown | (remote - known))
+        self._restore(sorted(unknown | remote))
         if self._stop.is_set():
             return
-        self._settle_others(set(companies))
+        self._settle_others(set(companies) | remote)
         with self._lock:
             self._begun = True
         self._report_when_done()
+
+    def _only_remote(self, companies: set[str]) -> set[str]:
+        """Return the companies that exist only as snapshots: their disk is lost."""
+        try:
+            self._catalogue.load()
+        except CrmWhatsappError as error:
+            log.warning("snapshots are not known yet", detail=error.message)
+        return set(self._catalogue.companies()) - companies
 
     def _learn(self, unknown: set[str]) -> None:
         """Ask the rows about folders that the journal has never heard of."""
@@ -210,6 +233,8 @@ class StartupRestore:
             self._finished = True
             restored, failed = self._restored, self._failed
         log.info(f"Session restoration complete: {restored} restored, {failed} failed")
+        for listener in self._finished_listeners:
+            listener()
 
 
 def _is_wanted(connection: Connection) -> bool:

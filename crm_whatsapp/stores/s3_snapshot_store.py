@@ -143,6 +143,7 @@ class S3SnapshotStore:
         Only what this store may have written: names of its form, and terms that its database gave
         out.
         """
+        self._rows.expire()
         before = self._now() - _ORPHAN_AFTER
         old = [
             (company_id, epoch, key)

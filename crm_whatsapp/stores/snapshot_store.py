@@ -68,6 +68,10 @@ class SupabaseSnapshotStore:
             self._rows.expire()
         return removed.count
 
+    def sweep(self) -> int:
+        """Remove the snapshots whose tombstone has expired; return how many went."""
+        return self._rows.expire().count
+
     def rewrap(self, meta: SnapshotMeta, *, new_key_id: str, wrapped_key: bytes) -> bool:
         """Replace the wrapped data key, if it is still wrapped by meta.key_id."""
         return self._rows.rewrap(meta, new_key_id=new_key_id, wrapped_key=wrapped_key)

@@ -20,6 +20,9 @@ _REPEAT_UNTIL_SECONDS = 1.0
 
 Answer = TypeVar("Answer")
 
+SupabaseClient = Client
+"""For those who only pass it on: nobody else imports supabase."""
+
 
 def make_client(url: str, key: str, timeout_seconds: float) -> Client:
     """Return a client over HTTP/1.1 that refuses what is not a success, see database_errors.

@@ -12,6 +12,7 @@ from crm_whatsapp.domain.connection import (
 from crm_whatsapp.domain.decisions import (
     Decision,
     PolicyLimits,
+    TombstoneSnapshots,
     after,
     become,
     stop_client,
@@ -55,7 +56,7 @@ def on_pairing_succeeded(
         last_event_at=now,
         status_deadline_at=after(now, limits.first_login_timeout_seconds),
     )
-    return Decision(connection=accepted)
+    return Decision(connection=accepted, effects=(TombstoneSnapshots(),))
 
 
 def on_pairing_ended(

@@ -1,0 +1,294 @@
+"""Makes every piece of the service and introduces them to each other; starts nothing."""
+
+from dataclasses import dataclass
+
+from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
+from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
+from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
+from crm_whatsapp.config import Settings
+from crm_whatsapp.domain.connection import ClientPhase, Status
+from crm_whatsapp.domain.events import LeaseLost
+from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.engine.supervisor import Supervisor
+from crm_whatsapp.jobs.job_board import Job, JobBoard
+from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
+from crm_whatsapp.service.keepalive import Keepalive
+from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
+from crm_whatsapp.service.messaging import Messaging, SendLimits
+from crm_whatsapp.service.readiness import Observed, Readiness
+from crm_whatsapp.service.reconciliation import Reconciliation
+from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.session_manager import ManagerParts, SessionManager
+from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
+from crm_whatsapp.service.steady_clock import SteadyClock
+from crm_whatsapp.service.write_behind import WriteBehind
+from crm_whatsapp.sessions.owner_id import load_owner_id
+from crm_whatsapp.sessions.proxy_vault import EncryptedProxyVault
+from crm_whatsapp.sessions.session_folders import LocalSessionFolders
+from crm_whatsapp.stores.connection_store import SupabaseConnectionStore
+from crm_whatsapp.stores.lease_store import SupabaseLeaseStore
+from crm_whatsapp.stores.migrator import newest_version
+from crm_whatsapp.stores.state_journal import SqliteStateJournal
+from crm_whatsapp.stores.supabase_client import make_client
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The running service, piece by piece."""
+
+    settings: Settings
+    folders: LocalSessionFolders
+    journal: SqliteStateJournal
+    recorder: Recorder
+    write_behind: WriteBehind
+    leases: LeaseKeeper
+    fleet: Supervisor
+    manager: SessionManager
+    reconciliation: Reconciliation
+    restore: StartupRestore
+    readiness: Readiness
+    messaging: Messaging
+    jobs: JobBoard
+    snapshots: SnapshotParts
+
+
+def build(settings: Settings) -> Parts:
+    """Make and wire everything; starts nothing.
+
+    Raises:
+        StorageError: the state journal cannot be opened.
+    """
+    root = settings.sessions_dir
+    clock = SteadyClock()
+    folders = LocalSessionFolders(root)
+    folders.prepare_root()
+    client = make_client(
+        settings.supabase_url,
+        settings.supabase_service_role_key.get_secret_value(),
+        settings.database_timeout_seconds,
+    )
+    owner_id = load_owner_id(root)
+    store = SupabaseConnectionStore(client, owner_id=owner_id)
+    journal = SqliteStateJournal(root / "state.db")
+    recorder = Recorder(journal)
+    leases = LeaseKeeper(
+        store=SupabaseLeaseStore(client),
+        owner_id=owner_id,
+        clock=clock,
+        terms=LeaseTerms(
+            ttl_seconds=settings.lease_ttl_seconds, away_seconds=settings.lease_renew_seconds
+        ),
+        started_at=clock.now(),
+    )
+    proxies = EncryptedProxyVault(root)
+    snapshots = build_snapshots(settings, client, folders, leases, clock)
+    sink = _Sink()
+    fleet = Supervisor(engine_settings(settings), sink.take)
+    effects = EffectRunner(
+        Collaborators(
+            folders=folders,
+            fleet=fleet,
+            leases=leases,
+            clock=clock,
+            proxies=proxies,
+            opener=snapshots.opener,
+            snapshots=snapshots.keeper,
+        )
+    )
+    manager = SessionManager(
+        ManagerParts(
+            journal=journal,
+            recorder=recorder,
+            effects=effects,
+            folders=folders,
+            leases=leases,
+            clock=clock,
+            proxies=proxies,
+            limits=policy_limits(settings),
+            catalogue=snapshots.catalogue,
+            snapshots=snapshots.keeper,
+        )
+    )
+    sink.target = manager
+    write_behind = WriteBehind(
+        journal=journal,
+        store=store,
+        longest_wait_seconds=settings.database_retry_max_seconds,
+        held_count=lambda: recorder.held_count,
+    )
+    reconciliation = Reconciliation(
+        manager=manager,
+        store=store,
+        folders=folders,
+        write_behind=write_behind,
+        catalogue=snapshots.catalogue,
+        flush_timeout_seconds=settings.database_timeout_seconds,
+        restores=settings.session_recovery_enabled,
+    )
+    restore = StartupRestore(
+        manager=manager,
+        folders=folders,
+        reconciliation=reconciliation,
+        catalogue=snapshots.catalogue,
+        prewarm=fleet.prewarm,
+        plan=RestorePlan(
+            enabled=settings.session_recovery_enabled,
+            startup_delay_seconds=settings.session_recovery_startup_delay / 1000,
+            delay_between_seconds=settings.session_restore_delay_ms / 1000,
+        ),
+    )
+    jobs = JobBoard()
+    readiness = Readiness(
+        Observed(
+            manager=manager,
+            fleet=fleet,
+            store=store,
+            journal=journal,
+            recorder=recorder,
+            folders=folders,
+            write_behind=write_behind,
+            restore=restore,
+            reconciliation=reconciliation,
+            jobs=jobs.records,
+            snapshots=snapshots.keeper,
+            expected_schema=newest_version(MIGRATIONS),
+        )
+    )
+    messaging = Messaging(
+        manager=manager,
+        fleet=fleet,
+        limits=SendLimits(
+            connect_wait_seconds=settings.send_connect_wait_seconds,
+            ack_wait_seconds=settings.send_ack_wait_seconds,
+        ),
+    )
+    parts = Parts(
+        settings=settings,
+        folders=folders,
+        journal=journal,
+        recorder=recorder,
+        write_behind=write_behind,
+        leases=leases,
+        fleet=fleet,
+        manager=manager,
+        reconciliation=reconciliation,
+        restore=restore,
+        readiness=readiness,
+        messaging=messaging,
+        jobs=jobs,
+        snapshots=snapshots,
+    )
+    keepalive = Keepalive(
+        manager=manager,
+        fleet=fleet,
+        clock=clock,
+        interval_seconds=settings.keepalive_interval_seconds,
+    )
+    for job in job_table(parts, keepalive):
+        jobs.add(job)
+    _connect_listeners(parts)
+    return parts
+
+
+class _Sink:
+    """Passes engine events on to the manager, which is made after the fleet."""
+
+    target: SessionManager
+
+    def take(self, event: object) -> None:
+        self.target.post_engine_event(event)  # type: ignore[arg-type]
+
+
+def _connect_listeners(parts: Parts) -> None:
+    """Tell each piece who wants to hear of what."""
+
+    def recorded(transition: Transition) -> None:
+        parts.write_behind.notify()
+        parts.restore.watch(transition)
+        came_up = transition.connection.is_connected and (
+            transition.from_status is not Status.CONNECTED
+        )
+        if came_up and parts.snapshots.keeper is not None:
+            parts.snapshots.keeper.request(transition.connection.company_id)
+
+    parts.recorder.listen(recorded)
+    if parts.snapshots.keeper is not None:
+        parts.restore.on_finished(parts.snapshots.keeper.let_go)
+    parts.leases.on_snapshot(parts.snapshots.catalogue.note)
+    parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
+    parts.write_behind.on_stale(parts.manager.take_stale)
+    parts.write_behind.on_return(parts.reconciliation.request)
+    parts.write_behind.on_return(lambda: parts.jobs.run_soon("schema-check"))
+
+
+def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
+    """Return what runs by the clock."""
+    settings = parts.settings
+
+    def renew_leases() -> None:
+        parts.leases.tick(running_sessions(parts.manager))
+
+    def sweep() -> None:
+        parts.manager.sweep()
+        if parts.recorder.retry_held():
+            parts.write_behind.notify()
+
+    return [
+        Job(
+            name="deadline-sweep",
+            interval_seconds=settings.deadline_sweep_seconds,
+            function=sweep,
+        ),
+        Job(
+            name="qr-expiry",
+            interval_seconds=settings.qr_expiry_interval_seconds,
+            function=parts.manager.expire_codes,
+        ),
+        Job(
+            name="keepalive",
+            interval_seconds=max(0.5, settings.keepalive_interval_seconds / 60),
+            function=keepalive.check,
+        ),
+        Job(
+            name="lease-renewal",
+            interval_seconds=settings.lease_renew_seconds,
+            function=renew_leases,
+        ),
+        Job(
+            name="session-sync",
+            interval_seconds=settings.sync_interval_seconds,
+            function=parts.reconciliation.sync,
+        ),
+        Job(
+            name="schema-check",
+            interval_seconds=settings.sync_interval_seconds,
+            function=parts.readiness.check_schema,
+            at_once=True,
+        ),
+        *_snapshot_jobs(parts),
+    ]
+
+
+def _snapshot_jobs(parts: Parts) -> list[Job]:
+    keeper = parts.snapshots.keeper
+    jobs = [
+        Job(
+            name="snapshot-clean-up",
+            interval_seconds=86_400.0,
+            function=parts.snapshots.clean_up,
+        )
+    ]
+    if keeper is not None:
+        jobs.append(
+            Job(
+                name="snapshot-scan",
+                interval_seconds=parts.settings.snapshot_scan_seconds,
+                function=lambda: keeper.scan(parts.manager.connections()),
+            )
+        )
+    return jobs
+
+
+def running_sessions(manager: SessionManager) -> int:
+    """Return how many sessions have a client here."""
+    return sum(item.client is not ClientPhase.NONE for item in manager.connections())
