@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import wraps
+from threading import RLock
 from time import monotonic
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from crm_whatsapp.domain.connection import LOCAL_FIELDS, Connection
 from crm_whatsapp.domain.errors import StoreRejected, StoreUnavailable
@@ -12,6 +15,9 @@ from crm_whatsapp.domain.leases import InstanceReport, Lease, LeaseClaim
 from crm_whatsapp.domain.ports import ConnectionStore, LeaseStore, SnapshotStore
 from crm_whatsapp.domain.snapshots import LeaseFenced, SealedSnapshot, SnapshotDamaged, SnapshotMeta
 from crm_whatsapp.domain.transitions import Transition, TransitionOutcome, TransitionReceipt
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TOMBSTONE_SECONDS = 7 * 86_400
 KEEP = 3
@@ -48,6 +54,7 @@ class FakeDatabase:
     leases: dict[str, FakeLease] = field(default_factory=dict)
     instances: dict[str, InstanceReport] = field(default_factory=dict)
     snapshots: dict[tuple[str, int, int], FakeSnapshot] = field(default_factory=dict)
+    lock: Any = field(default_factory=RLock)
 
     def check(self) -> None:
         """Raise StoreUnavailable during an outage."""
@@ -66,6 +73,17 @@ class FakeDatabase:
             for key in sorted(self.snapshots, reverse=True)
             if key[0] == company_id and self.snapshots[key].tombstoned_at is None
         ]
+
+
+def atomic(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Let a method of a fake store happen at once, as one SQL function does."""
+
+    @wraps(method)
+    def alone(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._database.lock:
+            return method(self, *args, **kwargs)
+
+    return alone
 
 
 class FakeConnectionStore(ConnectionStore):
@@ -124,6 +142,7 @@ class FakeLeaseStore(LeaseStore):
     def __init__(self, database: FakeDatabase) -> None:
         self._database = database
 
+    @atomic
     def claim(
         self, owner_id: str, company_ids: Sequence[str], ttl_seconds: float
     ) -> list[LeaseClaim]:
@@ -134,6 +153,7 @@ class FakeLeaseStore(LeaseStore):
             self._claim(owner_id, company_id, ttl_seconds) for company_id in sorted(company_ids)
         ]
 
+    @atomic
     def tick(
         self, report: InstanceReport, leases: Sequence[Lease], ttl_seconds: float
     ) -> list[LeaseClaim]:
@@ -156,6 +176,7 @@ class FakeLeaseStore(LeaseStore):
                 )
         return renewed
 
+    @atomic
     def release(self, owner_id: str, leases: Sequence[Lease]) -> None:
         if leases:
             self._database.check()
@@ -196,6 +217,7 @@ class FakeSnapshotStore(SnapshotStore):
     def __init__(self, database: FakeDatabase) -> None:
         self._database = database
 
+    @atomic
     def write(self, owner_id: str, sealed: SealedSnapshot) -> None:
         database, meta = self._database, sealed.meta
         database.check()
@@ -220,10 +242,12 @@ class FakeSnapshotStore(SnapshotStore):
             database.snapshots[position] = FakeSnapshot(replace(sealed, meta=stored))
         self._prune(meta.company_id, KEEP)
 
+    @atomic
     def list(self, company_id: str) -> list[SnapshotMeta]:
         self._database.check()
         return [sealed.meta for sealed in self._database.live_snapshots(company_id)]
 
+    @atomic
     def read(self, company_id: str, epoch: int, seq: int) -> SealedSnapshot:
         self._database.check()
         row = self._database.snapshots.get((company_id, epoch, seq))
@@ -233,22 +257,26 @@ class FakeSnapshotStore(SnapshotStore):
             raise SnapshotDamaged("The snapshot does not match its hash.")
         return row.sealed
 
+    @atomic
     def companies(self) -> dict[str, tuple[int, int]]:
         self._database.check()
         live = sorted(k for k, row in self._database.snapshots.items() if row.tombstoned_at is None)
         return {company_id: (epoch, seq) for company_id, epoch, seq in live}
 
+    @atomic
     def tombstone(self, company_id: str) -> None:
         self._database.check()
         for key, row in self._database.snapshots.items():
             if key[0] == company_id and row.tombstoned_at is None:
                 row.tombstoned_at = self._database.clock()
 
+    @atomic
     def delete(self, company_id: str) -> None:
         self._database.check()
         for key in [key for key in self._database.snapshots if key[0] == company_id]:
             del self._database.snapshots[key]
 
+    @atomic
     def prune(self, company_id: str | None, keep: int) -> int:
         database = self._database
         database.check()
@@ -263,6 +291,7 @@ class FakeSnapshotStore(SnapshotStore):
                 del database.snapshots[key]
         return removed
 
+    @atomic
     def rewrap(self, meta: SnapshotMeta, *, new_key_id: str, wrapped_key: bytes) -> bool:
         self._database.check()
         row = self._database.snapshots.get((meta.company_id, meta.epoch, meta.seq))
