@@ -79,8 +79,13 @@ def test_the_example_tells_what_a_setting_is_its_unit_and_its_default(
     if name.endswith("_SECONDS"):
         assert "seconds" in comment
     assert (name in IN_MILLISECONDS) == (" ms," in f" {comment}")
+    assert name.endswith("_BYTES") == (" bytes," in comment)
     if field.default is None:
         assert value == ""
+        return
+    if field.default == "":
+        assert value == ""
+        assert comment.endswith("default is empty")
         return
     assert comment.endswith(f"default {value}")
     set_environment(monkeypatch, **{name: value})
@@ -119,9 +124,9 @@ def bad_values() -> list[tuple[str, str]]:
                     bad.append((name, str(limit + step)))
     return [
         *bad,
-        *((name, "nonsense") for name in ("INSTANCE_MODE", "LOG_LEVEL", "LOG_FORMAT")),
+        *((name, "nonsense") for name in CHOICES),
         ("INSTANCE_MODE", "cluster"),
-        *((name, url) for name in ("SUPABASE_URL", "SANDBOX_PHONE_URL") for url in BAD_URLS),
+        *((name, url) for name in URLS for url in BAD_URLS),
         ("SESSIONS_DIR", "sessions"),
         ("SESSIONS_DIR", "./sessions"),
         ("SESSIONS_DIR", "/data/what?"),
@@ -131,6 +136,8 @@ def bad_values() -> list[tuple[str, str]]:
     ]
 
 
+CHOICES = ("INSTANCE_MODE", "LOG_LEVEL", "LOG_FORMAT", "SNAPSHOT_STORAGE")
+URLS = ("SUPABASE_URL", "SANDBOX_PHONE_URL", "S3_ENDPOINT_URL")
 BAD_URLS = ("abc.supabase.co", "ftp://abc.supabase.co", "https://", "https://abc.co/?key=1")
 
 
@@ -154,12 +161,24 @@ def test_a_refused_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     set_environment(
-        monkeypatch, WHATSAPP_API_KEY="key-0123456789abcdef", SUPABASE_DB_URL="postgresql://u:pw@h"
+        monkeypatch,
+        WHATSAPP_API_KEY="key-0123456789abcdef",
+        SUPABASE_DB_URL="postgresql://u:pw@h",
+        SNAPSHOT_ENCRYPTION_KEYS="k1:c25hcHNob3Qta2V5",
+        S3_ACCESS_KEY_ID="AKIA0123",
+        S3_SECRET_ACCESS_KEY="s3-secret-0123",
     )
     settings = load_settings()
 
     assert isinstance(settings.whatsapp_api_key, SecretStr)
-    for secret in ("key-0123456789abcdef", "sb_secret_0123456789", "u:pw"):
+    for secret in (
+        "key-0123456789abcdef",
+        "sb_secret_0123456789",
+        "u:pw",
+        "c25hcHNob3Qta2V5",
+        "AKIA0123",
+        "s3-secret-0123",
+    ):
         assert secret not in repr(settings)
 
 
