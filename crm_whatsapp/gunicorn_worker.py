@@ -55,6 +55,7 @@ def wsgi_app() -> Flask:
             return None
         return WebServices(
             sessions=parts.manager,
+            backups=parts.backups,
             messaging=parts.messaging,
             readiness=parts.readiness,
             authenticator=authenticator,

@@ -18,6 +18,7 @@ from crm_whatsapp.service.messaging import Messaging, SendLimits
 from crm_whatsapp.service.readiness import Observed, Readiness
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.session_backups import SessionBackups
 from crm_whatsapp.service.session_manager import ManagerParts, SessionManager
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
 from crm_whatsapp.service.steady_clock import SteadyClock
@@ -50,6 +51,7 @@ class Parts:
     messaging: Messaging
     jobs: JobBoard
     snapshots: SnapshotParts
+    backups: SessionBackups
 
 
 def build(settings: Settings) -> Parts:
@@ -177,6 +179,9 @@ def build(settings: Settings) -> Parts:
         messaging=messaging,
         jobs=jobs,
         snapshots=snapshots,
+        backups=SessionBackups(
+            manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
+        ),
     )
     keepalive = Keepalive(
         manager=manager,

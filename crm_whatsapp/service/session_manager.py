@@ -36,7 +36,6 @@ from crm_whatsapp.domain.errors import (
     ServiceStopping,
     StorageError,
 )
-from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.rules.timer_rules import is_due
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
@@ -61,17 +60,6 @@ class ActiveSession:
     connection: Connection
     owner_id: str | None
     is_local: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionInfo:
-    """What is on disk for one company."""
-
-    storage_valid: bool
-    storage_path: str
-    storage_writable: bool
-    storage_detail: str
-    session: FolderReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,24 +242,6 @@ class SessionManager:
             for connection in self.connections()
             if connection.desired_state is DesiredState.RUN
         ]
-
-    def session_info(self, company_id: str) -> SessionInfo:
-        """Look at the disk."""
-        folders = self._parts.folders
-        detail = ""
-        try:
-            folders.check_writable()
-        except StorageError as error:
-            detail = error.message
-        current = self.find(company_id)
-        at_rest = current is None or current.client is ClientPhase.NONE
-        return SessionInfo(
-            storage_valid=not detail,
-            storage_path=str(folders.session_path(company_id)),
-            storage_writable=not detail,
-            storage_detail=detail,
-            session=folders.inspect(company_id, deep=at_rest),
-        )
 
     # --- what the rest of the service asks ----------------------------------------------------
 

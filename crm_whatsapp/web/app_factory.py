@@ -9,6 +9,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
+from crm_whatsapp.web.backups_api import backups_api
 from crm_whatsapp.web.dashboard.views import dashboard
 from crm_whatsapp.web.dashboard_session import SESSION_COOKIE, DashboardSessions
 from crm_whatsapp.web.documentation import documentation
@@ -86,7 +87,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
     )
     register_error_handlers(app)
     app.after_request(_add_headers)
-    for api in (session_api, messages_api, operations_api):
+    for api in (session_api, backups_api, messages_api, operations_api):
         app.register_api(api)
     app.register_blueprint(documentation)
     app.register_blueprint(dashboard)

@@ -7,6 +7,7 @@ from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from crm_whatsapp.domain import errors as domain
+from crm_whatsapp.domain import snapshots
 from crm_whatsapp.web import errors as web
 
 _STATUS: dict[type[domain.CrmWhatsappError], int] = {
@@ -18,9 +19,14 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     domain.ServiceStopping: 503,
     domain.ServiceBusy: 503,
     domain.StoreUnavailable: 503,
+    domain.StoreRejected: 503,
     domain.StorageError: 503,
     domain.EngineError: 503,
     domain.SendRejected: 422,
+    snapshots.KeyMissing: 422,
+    snapshots.StoreUnfit: 422,
+    snapshots.LeaseFenced: 409,
+    snapshots.SnapshotDamaged: 503,
     web.Unauthorized: 401,
     web.Forbidden: 403,
     web.UnsupportedMediaType: 415,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from crm_whatsapp.domain.connection import (
     Connection,
@@ -72,6 +72,15 @@ class SendRequest(CompanyRequest):
     )
     type: Literal["text"]
     text: MessageText
+
+
+class CleanUpRequest(Request):
+    """Whose snapshots to thin out."""
+
+    company_id: CompanyId | None = Field(
+        default=None, description="Absent: of every company; needs a service key."
+    )
+    keep: StrictInt = Field(default=3, ge=1, le=1000, description="How many stay, newest first.")
 
 
 class StatusBody(BaseModel):
@@ -186,6 +195,20 @@ class SessionInfoBody(BaseModel):
     session: SessionFolderBody
     snapshots: list[SnapshotBody]
     persistence: PersistenceBody
+
+
+class BackupBody(BaseModel):
+    """A snapshot was written and read back."""
+
+    company_id: str
+    snapshot: SnapshotBody
+
+
+class CleanedUpBody(BaseModel):
+    """How many snapshots were removed."""
+
+    removed: int
+    kept: int
 
 
 class SentBody(BaseModel):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from crm_whatsapp.domain.connection import Connection, PairingMethod
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
+from crm_whatsapp.domain.snapshots import SnapshotMeta
 from crm_whatsapp.web.auth import Authenticator
 
 
@@ -31,6 +32,17 @@ class ActiveSession(Protocol):
     def is_local(self) -> bool: ...
 
 
+class Verdict(Protocol):
+    """What the session survives, and why."""
+
+    @property
+    def restart(self) -> bool: ...
+    @property
+    def disk_loss(self) -> bool: ...
+    @property
+    def why(self) -> str: ...
+
+
 class SessionInfo(Protocol):
     """The storage of this pod and the session folder of one company."""
 
@@ -44,6 +56,10 @@ class SessionInfo(Protocol):
     def storage_detail(self) -> str: ...
     @property
     def session(self) -> FolderReport: ...
+    @property
+    def snapshots(self) -> Sequence[SnapshotMeta]: ...
+    @property
+    def verdict(self) -> Verdict: ...
 
 
 class ReadinessCheck(Protocol):
@@ -109,8 +125,22 @@ class Sessions(Protocol):
     def active_sessions(self) -> Sequence[ActiveSession]:
         """Return every connection that should be running."""
 
-    def session_info(self, company_id: str) -> SessionInfo:
-        """Look at the storage and at the session folder."""
+
+class Backups(Protocol):
+    """What is saved. May ask the database."""
+
+    def info(self, company_id: str) -> SessionInfo:
+        """Look at the storage, the session folder and the snapshots."""
+
+    def backup(self, company_id: str) -> SnapshotMeta:
+        """Write a verified snapshot now.
+
+        Raises:
+            SnapshotsOff, NothingSaved, StoreUnfit, LeaseFenced, StoreUnavailable.
+        """
+
+    def clean_up(self, company_id: str | None, keep: int) -> int:
+        """Remove older snapshots of one company, or of each; return how many went."""
 
 
 class Messaging(Protocol):
@@ -139,6 +169,7 @@ class WebServices:
     """The running services of this process."""
 
     sessions: Sessions
+    backups: Backups
     messaging: Messaging
     readiness: Readiness
     authenticator: Authenticator

@@ -6,11 +6,10 @@ from typing import Any
 import segno
 from flask import Response
 from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel
 
 from crm_whatsapp.domain.connection import Connection
-from crm_whatsapp.domain.folders import FolderReport, FolderState
 from crm_whatsapp.web.auth import Scope, requires
+from crm_whatsapp.web.json_answer import json_answer
 from crm_whatsapp.web.request_context import current_principal, current_services
 from crm_whatsapp.web.schemas import (
     ActiveSessionBody,
@@ -20,15 +19,11 @@ from crm_whatsapp.web.schemas import (
     DeletedBody,
     ErrorBody,
     PairingCodeBody,
-    PersistenceBody,
     QrBody,
     QrRequest,
-    SessionFolderBody,
-    SessionInfoBody,
     StatusBody,
-    StorageBody,
 )
-from crm_whatsapp.web.services import ScanCode, SessionInfo
+from crm_whatsapp.web.services import ScanCode
 from crm_whatsapp.web.strict_blueprint import StrictBlueprint
 
 _QR_SCALE = 8  # pixels a module
@@ -92,7 +87,7 @@ def get_qr(query: QrRequest) -> Response:
     """Return an image or, with format=raw, the text. X-Expires-At tells when it changes."""
     code = current_services().sessions.qr(query.company_id)
     if query.format == "raw":
-        return _json(QrBody(value=code.value, expires_at=code.expires_at))
+        return json_answer(QrBody(value=code.value, expires_at=code.expires_at))
     return _qr_image(code, query.format)
 
 
@@ -105,7 +100,7 @@ def get_qr(query: QrRequest) -> Response:
 def get_pairing_code(query: CompanyRequest) -> Response:
     """Return the code that is typed into the phone."""
     code = current_services().sessions.pairing_code(query.company_id)
-    return _json(PairingCodeBody(code=code.value, expires_at=code.expires_at))
+    return json_answer(PairingCodeBody(code=code.value, expires_at=code.expires_at))
 
 
 @session_api.post("/disconnect", summary="Stop, keep the credentials", responses={200: StatusBody})
@@ -138,7 +133,7 @@ def logout(body: CompanyRequest) -> Response:
 def delete_session(path: CompanyRequest) -> Response:
     """Log out, best effort, and forget everything about the session."""
     current_services().sessions.delete(path.company_id)
-    return _json(DeletedBody(company_id=path.company_id, deleted=True))
+    return json_answer(DeletedBody(company_id=path.company_id, deleted=True))
 
 
 @session_api.get(
@@ -155,57 +150,7 @@ def get_active_sessions() -> Response:
         for active in current_services().sessions.active_sessions()
         if principal.can_reach(active.connection.company_id)
     ]
-    return _json(ActiveSessionsBody(sessions=rows, count=len(rows)))
-
-
-@session_api.get(
-    "/session-info", summary="What is saved, and what it survives", responses={200: SessionInfoBody}
-)
-@requires(Scope.READ)
-def get_session_info(query: CompanyRequest) -> Response:
-    """Look at the storage and at the session folder."""
-    info = current_services().sessions.session_info(query.company_id)
-    return _json(
-        SessionInfoBody(
-            storage=StorageBody(
-                valid=info.storage_valid,
-                path=info.storage_path if current_principal().is_service else None,
-                writable=info.storage_writable,
-                detail=info.storage_detail,
-            ),
-            session=_folder(info.session),
-            snapshots=[],
-            persistence=_persistence(info),
-        )
-    )
-
-
-def _folder(report: FolderReport) -> SessionFolderBody:
-    return SessionFolderBody(
-        exists=report.state is not FolderState.MISSING,
-        status=report.state,
-        file_count=report.file_count,
-        size_bytes=report.size_bytes,
-        jid=report.credentials.jid if report.credentials else None,
-        detail=report.detail,
-    )
-
-
-def _persistence(info: SessionInfo) -> PersistenceBody:
-    """Say what the saved session survives. Nothing is copied off this machine yet."""
-    restart = False
-    if not info.storage_valid:
-        why = f"The sessions folder cannot be used: {info.storage_detail}"
-    elif info.session.state is FolderState.MISSING:
-        why = "Nothing is saved for this company."
-    elif info.session.state not in (FolderState.VALID, FolderState.LOCKED):
-        why = f"The saved session cannot be used: {info.session.detail or info.session.state}"
-    elif not info.storage_writable:
-        why = "The sessions folder cannot be written, so changes of the session would be lost."
-    else:
-        restart = True
-        why = "The session is saved on this disk. There is no copy of it anywhere else."
-    return PersistenceBody(will_survive_restart=restart, will_survive_disk_loss=False, why=why)
+    return json_answer(ActiveSessionsBody(sessions=rows, count=len(rows)))
 
 
 def _qr_image(code: ScanCode, image_format: str) -> Response:
@@ -225,8 +170,4 @@ def _qr_image(code: ScanCode, image_format: str) -> Response:
 
 
 def _status(connection: Connection, http_status: int = 200) -> Response:
-    return _json(StatusBody.of(connection), http_status)
-
-
-def _json(body: BaseModel, http_status: int = 200) -> Response:
-    return Response(body.model_dump_json(), http_status, mimetype="application/json")
+    return json_answer(StatusBody.of(connection), http_status)

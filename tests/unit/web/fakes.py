@@ -16,6 +16,8 @@ from crm_whatsapp.domain.connection import (
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.errors import NothingSaved, NothingToScan, PairingConflict
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.domain.snapshots import SnapshotMeta
+from crm_whatsapp.service.session_backups import Verdict
 from crm_whatsapp.web.auth import ApiKeyAuthenticator, Principal, Scope, hash_api_key
 from crm_whatsapp.web.services import (
     ActiveSession,
@@ -58,6 +60,10 @@ class FakeSessionInfo:
     storage_writable: bool = True
     storage_detail: str = ""
     session: FolderReport = field(default_factory=lambda: FolderReport(state=FolderState.MISSING))
+    snapshots: Sequence[SnapshotMeta] = ()
+    verdict: Verdict = field(
+        default_factory=lambda: Verdict(restart=False, disk_loss=False, why="Nothing is saved.")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,6 @@ class FakeSessions(Sessions):
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
         self.failure: Exception | None = None
         self.code_lifetime = timedelta(seconds=20)
-        self.info = FakeSessionInfo()
 
     def _called(self, name: str, company_id: str, **arguments: Any) -> Connection:
         self.calls.append((name, company_id, arguments))
@@ -206,9 +211,42 @@ class FakeSessions(Sessions):
             if connection.desired_state is DesiredState.RUN
         ]
 
-    def session_info(self, company_id: str) -> SessionInfo:
-        self._called("session_info", company_id)
-        return self.info
+
+class FakeBackups:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str | None]] = []
+        self.raises: Exception | None = None
+        self.session_info: SessionInfo = FakeSessionInfo()
+
+    def info(self, company_id: str) -> SessionInfo:
+        self._called("info", company_id)
+        return self.session_info
+
+    def backup(self, company_id: str) -> SnapshotMeta:
+        self._called("backup", company_id)
+        return snapshot_of(company_id)
+
+    def clean_up(self, company_id: str | None, keep: int) -> int:
+        self._called("clean_up", company_id)
+        return 4
+
+    def _called(self, name: str, company_id: str | None) -> None:
+        self.calls.append((name, company_id))
+        if self.raises is not None:
+            raise self.raises
+
+
+def snapshot_of(company_id: str) -> SnapshotMeta:
+    return SnapshotMeta(
+        company_id=company_id,
+        epoch=3,
+        seq=2,
+        key_id="k1",
+        sha256="ab" * 32,
+        size_bytes=39_540,
+        clean=True,
+        created_at=datetime(2026, 1, 8, 12, tzinfo=UTC),
+    )
 
 
 class FakeMessaging(Messaging):
@@ -263,6 +301,7 @@ class FakeServices:
 
     def __init__(self) -> None:
         self.sessions = FakeSessions()
+        self.backups = FakeBackups()
         self.messaging = FakeMessaging()
         self.readiness = FakeReadiness()
         self.authenticator = FakeAuthenticator()
@@ -273,6 +312,7 @@ class FakeServices:
             return None
         return WebServices(
             sessions=self.sessions,
+            backups=self.backups,
             messaging=self.messaging,
             readiness=self.readiness,
             authenticator=self.authenticator,

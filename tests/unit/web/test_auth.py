@@ -34,7 +34,9 @@ PUBLIC = {
 SCOPES = {
     "session_api.get_status": Scope.READ,
     "session_api.get_active_sessions": Scope.READ,
-    "session_api.get_session_info": Scope.READ,
+    "backups_api.get_session_info": Scope.READ,
+    "backups_api.backup_session": Scope.MANAGE,
+    "backups_api.cleanup_backups": Scope.MANAGE,
     "session_api.connect": Scope.MANAGE,
     "session_api.get_qr": Scope.MANAGE,
     "session_api.get_pairing_code": Scope.MANAGE,

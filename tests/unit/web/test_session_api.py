@@ -7,14 +7,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from crm_whatsapp.domain.connection import PairingMethod, Reason, Status
-from crm_whatsapp.domain.folders import FolderReport, FolderState
 from tests.unit.web.fakes import (
     DISCONNECTED_MESSAGE,
     QR_TEXT,
     FakeServices,
-    FakeSessionInfo,
     connected,
-    saved_folder,
 )
 
 API = "/api/whatsapp"
@@ -229,60 +226,6 @@ def test_active_sessions(client: FlaskClient, services: FakeServices, company: s
     assert body["sessions"][0]["status"] == "connected"
     assert body["sessions"][0]["owner_id"] == "pod-a"
     assert body["sessions"][0]["is_local"] is True
-
-
-def test_session_info_of_a_saved_session(
-    client: FlaskClient, services: FakeServices, company: str
-) -> None:
-    services.sessions.info = FakeSessionInfo(session=saved_folder(company))
-
-    body = client.get(f"{API}/session-info?company_id={company}").get_json()
-
-    assert body["storage"] == {
-        "valid": True,
-        "path": "/srv/sessions",
-        "writable": True,
-        "detail": "",
-    }
-    assert body["session"] == {
-        "exists": True,
-        "status": "valid",
-        "file_count": 2,
-        "size_bytes": 204_800,
-        "jid": "5511987654321:1@s.whatsapp.net",
-        "detail": "",
-    }
-    assert body["snapshots"] == []
-    assert body["persistence"]["will_survive_restart"] is True
-    assert body["persistence"]["will_survive_disk_loss"] is False
-
-
-@pytest.mark.parametrize(
-    ("info", "why"),
-    [
-        (FakeSessionInfo(), "Nothing is saved"),
-        (FakeSessionInfo(storage_valid=False, storage_detail="not a folder"), "not a folder"),
-        (
-            FakeSessionInfo(
-                session=FolderReport(state=FolderState.CORRUPT, detail="no device row")
-            ),
-            "no device row",
-        ),
-        (
-            FakeSessionInfo(storage_writable=False, session=FolderReport(state=FolderState.VALID)),
-            "cannot be written",
-        ),
-    ],
-)
-def test_session_info_says_why_a_restart_would_lose_the_session(
-    client: FlaskClient, services: FakeServices, company: str, info: FakeSessionInfo, why: str
-) -> None:
-    services.sessions.info = info
-
-    body = client.get(f"{API}/session-info?company_id={company}").get_json()
-
-    assert body["persistence"]["will_survive_restart"] is False
-    assert why in body["persistence"]["why"]
 
 
 def test_every_reason_and_status_can_be_shown(
