@@ -117,7 +117,7 @@ class Pod:
 
         self.recorder.listen(recorded)
         self.leases.on_lost(lambda company_id: self.manager.post(company_id, LeaseLost()))
-        self.write_behind.on_stale(self.manager.take_stale)
+        self.write_behind.on_stale(self.manager.rows.take_stale)
 
     def start(self, *, restores: bool = True, writes: bool = True) -> "Pod":
         self.leases.start()

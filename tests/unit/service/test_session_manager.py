@@ -318,7 +318,7 @@ def test_a_new_life_is_written_although_the_clock_went_back(pod: Pod) -> None:
     """Its versions begin below that at which the company was forgotten."""
     pod.connect_saved()
     far = 10**17
-    pod.manager.reassert(COMPANY, far)
+    pod.manager.rows.reassert(COMPANY, far)
     pod.settle()
     assert pod.delete().retired
     pod.flush()
@@ -393,7 +393,7 @@ def test_a_row_of_a_session_that_runs_elsewhere_is_left_to_the_other_instance(po
     pod.flush()
     pod.store.database.rows[COMPANY] = online(version=10**17)
     assert pod.reconciliation.sync() == 0
-    pod.manager.reassert(COMPANY, 10**17)
+    pod.manager.rows.reassert(COMPANY, 10**17)
     pod.settle()
     pod.flush()
     assert pod.row() == online(version=10**17)
