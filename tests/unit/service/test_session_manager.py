@@ -245,6 +245,22 @@ def test_connect_right_behind_delete_begins_a_new_life(pod: Pod) -> None:
     assert pod.journal.states[COMPANY].status is Status.AWAITING_SCAN
 
 
+def test_a_correction_of_the_row_behind_a_deletion_does_not_bring_it_back(pod: Pod) -> None:
+    pod.connect_saved()
+    runtime = pod.manager.runtime(COMPANY)
+    gate = Gate("remove")
+    pod.folders.on_call = gate
+    pod.manager.delete(COMPANY)
+    assert gate.reached.wait(DEADLINE_SECONDS)
+    pod.manager.rows.reassert(COMPANY, 0)
+    gate.opened.set()
+    pod.drain(runtime)
+    assert pod.manager.find(COMPANY) is None
+    pod.flush()
+    assert pod.row() is None
+    assert COMPANY not in pod.journal.states
+
+
 def test_late_events_of_a_forgotten_client_do_not_reach_the_next_one(pod: Pod) -> None:
     pod.connect_saved()
     pod.delete()
