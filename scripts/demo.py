@@ -152,6 +152,7 @@ class Demo:
             "SESSIONS_DIR": str(self.folder / "sessions"),
             "SUPABASE_URL": stack.url,
             "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
+            "SNAPSHOT_ENCRYPTION_KEYS": stack.snapshot_encryption_keys,
             "SANDBOX_PHONE_URL": sandbox.admin_url,
             "WHATSAPP_API_KEY": "",  # the service makes one, as on any new machine
             **sandbox.env,

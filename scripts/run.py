@@ -1,7 +1,8 @@
 """The service against the real WhatsApp, on this machine: `make run`.
 
 Takes its settings from the environment and from .env beside the Makefile. Without SUPABASE_URL it
-starts a local Supabase of its own; without SESSIONS_DIR sessions are kept in var/sessions.
+starts a local Supabase of its own, and snapshots go there under a key of that Supabase's folder;
+without SESSIONS_DIR sessions are kept in var/sessions.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def run(ends: ExitStack, folder: Path, parent: int) -> None:
         ends.callback(stack.stop)
         environment["SUPABASE_URL"] = stack.url
         environment["SUPABASE_SERVICE_ROLE_KEY"] = stack.service_key
+        environment.setdefault("SNAPSHOT_ENCRYPTION_KEYS", stack.snapshot_encryption_keys)
     process = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"],
         cwd=REPOSITORY,

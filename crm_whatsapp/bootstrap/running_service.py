@@ -27,18 +27,26 @@ class WorkerLock:
 
     def __init__(self, root: Path) -> None:
         self._path = root / ".locks" / "worker.lock"
+        self._mutex = threading.Lock()
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Wait until the earlier worker of this SESSIONS_DIR has ended."""
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._mutex:
+            self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let the next worker begin."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Let the next worker begin; nothing happens to a lock that is not held."""
+        with self._mutex:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class RunningService:
@@ -71,6 +79,8 @@ class RunningService:
             self._lock.acquire()
             while not self._attempt():
                 self._stop_requested.wait(self._settings.session_storage_retry_seconds)
+            if self.parts is None:  # stopped before anything was started
+                self._lock.release()
         except Exception as error:
             self.boot_error = str(error) or type(error).__name__
             log.exception("the service could not start")

@@ -221,7 +221,7 @@ def _connect_listeners(parts: Parts) -> None:
         parts.restore.on_finished(parts.snapshots.keeper.let_go)
     parts.leases.on_snapshot(parts.snapshots.catalogue.note)
     parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
-    parts.write_behind.on_stale(parts.manager.take_stale)
+    parts.write_behind.on_stale(parts.manager.rows.take_stale)
     parts.write_behind.on_return(parts.reconciliation.request)
     parts.write_behind.on_return(lambda: parts.jobs.run_soon("schema-check"))
 

@@ -129,7 +129,7 @@ class Reconciliation:
         """
         for row in self._store.list_connections():
             if row.company_id in company_ids:
-                self._manager.adopt(row)
+                self._manager.rows.adopt(row)
 
     def _compare(
         self, seen: dict[str, Connection], rows: dict[str, Connection]
@@ -168,7 +168,7 @@ class Reconciliation:
 
     def _take_in(self, row: Connection) -> Mismatch | None:
         """Learn a row that this process knew nothing of, and act upon it."""
-        if not self._manager.adopt(row):
+        if not self._manager.rows.adopt(row):
             return None
         saved = self._manager.has_credentials(row.company_id)
         if saved and self._restores:
@@ -184,7 +184,7 @@ class Reconciliation:
             kind = Mismatch.ROW_NEWER if newer else Mismatch.ROW_OUTDATED
             return kind if corrected else None
         if row.desired_state is not connection.desired_state:
-            self._manager.follow_table(connection, row.desired_state)
+            self._manager.rows.follow_table(connection, row.desired_state)
             return Mismatch.DESIRED_STATE
         if (row.status, row.reason) != (connection.status, connection.reason):
             corrected = self._correct_row(connection, row.version)
@@ -209,7 +209,7 @@ class Reconciliation:
                 company_id=connection.company_id,
                 times=times,
             )
-        self._manager.reassert(connection.company_id, row_version)
+        self._manager.rows.reassert(connection.company_id, row_version)
         return True
 
     def _lacks_credentials_file(self, connection: Connection) -> bool:

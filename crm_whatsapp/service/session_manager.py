@@ -39,12 +39,13 @@ from crm_whatsapp.domain.errors import (
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.rules.timer_rules import is_due
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
-from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
+from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
 from crm_whatsapp.service.effect_runner import EffectRunner, Work
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.mailroom import Mailroom
 from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.row_keeper import Access, RowKeeper
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
@@ -79,7 +80,11 @@ class ManagerParts:
 
 
 class SessionManager:
-    """Answers status from memory and turns everything else into messages."""
+    """Answers status from memory and turns everything else into messages.
+
+    Attributes:
+        rows: what follows from the rows in the database.
+    """
 
     def __init__(self, parts: ManagerParts) -> None:
         self._parts = parts
@@ -90,6 +95,18 @@ class SessionManager:
         self._stopping = False
         self._polls_may_start = False
         parts.effects.bind(self.post, self._post_work)
+        self.rows = RowKeeper(
+            Access(
+                journal=parts.journal,
+                recorder=parts.recorder,
+                clock=parts.clock,
+                in_mailbox=self._in_mailbox,
+                handle=self._handle,
+                has_credentials=self.has_credentials,
+                is_known=lambda company_id: company_id in self._runtimes,
+                forgotten_at=self._forgotten_at,
+            )
+        )
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -297,81 +314,6 @@ class SessionManager:
         """Take an event from the engines; the sink of the fleet."""
         self.post(event.company_id, event)
 
-    def adopt(self, row: Connection) -> bool:
-        """Take over a row that this process knows nothing newer of; no transition is recorded.
-
-        Returns:
-            False for what a listing still shows of a company that has been forgotten since.
-        """
-        forgotten = self._forgotten.get(row.company_id)
-        if forgotten is not None and row.version <= forgotten.version:
-            return False
-
-        def work(runtime: CompanyRuntime) -> None:
-            current = runtime.connection
-            if current.client is ClientPhase.NONE and current.version <= row.version:
-                adopted = replace(row, client=current.client, generation=current.generation)
-                runtime.set_connection(adopted)
-                self._parts.journal.adopt(adopted)
-
-        self._in_mailbox(row.company_id, work)
-        return True
-
-    def reassert(
-        self, company_id: str, row_version: int, *, sets_desired_state: bool = False
-    ) -> None:
-        """Record the connection as it is once more, above the version of the row.
-
-        Nothing is recorded for a company that has nothing on record, or that runs elsewhere: its
-        row is somebody else's to write.
-
-        Args:
-            sets_desired_state: the row's desired_state is known to be older than the wish here.
-        """
-
-        def work(runtime: CompanyRuntime) -> None:
-            before = runtime.connection
-            if before.version == 0 or before.reason is Reason.HELD_ELSEWHERE:
-                return
-            now = self._parts.clock.now()
-            version = max(before.version, row_version, int(now.timestamp() * 1_000_000)) + 1
-            after = replace(before, version=version)
-            self._parts.recorder.record(
-                before, after, "row-corrected", now, sets_desired_state=sets_desired_state
-            )
-            runtime.set_connection(after)
-
-        self._in_mailbox(company_id, work)
-
-    def take_stale(self, transition: Transition, row_version: int) -> None:
-        """Rise above a row that turned out to be newer than a transition from here.
-
-        The database has kept the row as it was: if nothing that came later is above it, or if the
-        transition carried somebody's wish, the connection is recorded once more.
-        """
-        wish = transition.connection.desired_state if transition.sets_desired_state else None
-
-        def check(current: Connection) -> None:
-            wanted = wish is not None and current.desired_state is wish
-            if wanted or (current.version < row_version and transition.event != FORGOTTEN):
-                self.reassert(current.company_id, row_version, sets_desired_state=wanted)
-
-        if transition.connection.company_id in self._runtimes:
-            self.then(transition.connection.company_id, check)
-
-    def follow_table(self, seen: Connection, desired_state: DesiredState) -> None:
-        """Do what somebody wrote into the table, unless the connection has changed since `seen`."""
-
-        def work(runtime: CompanyRuntime) -> None:
-            if runtime.connection.version == seen.version:
-                saved = self.has_credentials(seen.company_id)
-                event = events.DesiredStateChanged(
-                    desired_state=desired_state, has_credentials=saved
-                )
-                self._handle(runtime, event)
-
-        self._in_mailbox(seen.company_id, work)
-
     def repair_credentials(self, company_id: str) -> None:
         """Write creds.json of a connected session again if it is missing."""
         self._in_mailbox(
@@ -483,6 +425,11 @@ class SessionManager:
             self._runtimes.pop(company_id, None)
             runtime.retired = True
         self._parts.leases.give_up(company_id)
+
+    def _forgotten_at(self, company_id: str) -> int:
+        """Return the version at which the company was last forgotten, -1 when it never was."""
+        forgotten = self._forgotten.get(company_id)
+        return forgotten.version if forgotten else -1
 
     @staticmethod
     def _keep_scan_code(runtime: CompanyRuntime, after: Connection, event: events.Event) -> None:

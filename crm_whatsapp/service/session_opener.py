@@ -113,7 +113,8 @@ class SessionOpener:
     ) -> None:
         """Install the newest snapshot that can be opened."""
         try:
-            copy = self._fetch(remote, company_id)
+            has_store = report.state is FolderState.VALID
+            copy = self._fetch(remote, company_id, has_store=has_store)
             if copy is None or _is_older_pairing(copy, report):
                 self._open_local(company_id, report, ready, refuse)
                 return
@@ -139,7 +140,9 @@ class SessionOpener:
         self._folders.keep_before_start(company_id)
         log.info("session restored from its snapshot", company_id=company_id)
 
-    def _fetch(self, remote: RemoteSnapshots, company_id: str) -> StoreCopy | None:
+    def _fetch(
+        self, remote: RemoteSnapshots, company_id: str, *, has_store: bool
+    ) -> StoreCopy | None:
         """Return the newest snapshot that opens, trying older ones after a damaged one.
 
         A missing key ends the search: an older store would hurt a session that is whole.
@@ -151,8 +154,11 @@ class SessionOpener:
             copy = _open_one(remote.store, remote.cipher, meta)
             if copy is not None:
                 return copy
-        if snapshots:
+        if snapshots and not has_store:
             raise SnapshotDamaged(f"None of {len(snapshots)} snapshots can be opened.")
+        if snapshots:
+            log.error("no snapshot can be opened; the older store is used", company_id=company_id)
+            return None
         self._catalogue.forget(company_id)
         return None
 

@@ -15,6 +15,8 @@ class SnapshotCatalogue:
         self._store = store
         self._lock = threading.Lock()
         self._newest: dict[str, Position] = {}
+        self._hidden: set[str] = set()
+        self._retired = 0
 
     def load(self) -> None:
         """Ask the database for all of them; without a store there are none.
@@ -24,15 +26,32 @@ class SnapshotCatalogue:
         """
         if self._store is None:
             return
-        for company_id, position in self._store.companies().items():
+        retired = -1
+        found: dict[str, Position] = {}
+        while retired != self._retired:  # an answer may be older than what was retired meanwhile
+            retired = self._retired
+            found = self._store.companies()
+        for company_id, position in found.items():
             self.note(company_id, position)
 
     def note(self, company_id: str, position: Position) -> None:
         """Remember one that was written or heard of."""
         with self._lock:
             known = self._newest.get(company_id)
-            if known is None or known < position:
+            if company_id not in self._hidden and (known is None or known < position):
                 self._newest[company_id] = position
+
+    def hide(self, company_id: str) -> None:
+        """Take the company for one without snapshots, whatever the database says, until `show`."""
+        with self._lock:
+            self._hidden.add(company_id)
+            self._newest.pop(company_id, None)
+
+    def show(self, company_id: str) -> None:
+        """Listen again to what is heard of the company: its old snapshots are out of use."""
+        with self._lock:
+            self._hidden.discard(company_id)
+            self._retired += 1
 
     def forget(self, company_id: str) -> None:
         """Remember that the company has none any more."""

@@ -13,12 +13,19 @@ from queue import SimpleQueue
 import structlog
 
 from crm_whatsapp.domain.connection import ClientPhase, Connection
-from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreUnavailable
+from crm_whatsapp.domain.errors import (
+    CrmWhatsappError,
+    StorageError,
+    StoreRejected,
+    StoreUnavailable,
+)
 from crm_whatsapp.domain.ports import Clock, SnapshotCipher, SnapshotStore, StoreCopier
 from crm_whatsapp.domain.snapshots import (
     SealedSnapshot,
     SnapshotDamaged,
     SnapshotMeta,
+    StoreCopy,
+    StoreCopy,
     StoreFingerprint,
     StoreUnfit,
 )
@@ -83,6 +90,7 @@ class SnapshotKeeper:
         self._lock = threading.Lock()
         self._states: dict[str, SnapshotState] = {}
         self._turns: dict[str, threading.Lock] = {}
+        self._numbers: dict[str, tuple[int, int]] = {}
         self._queued: set[str] = set()
         self._retiring: dict[str, bool] = {}
         self._finishing: dict[str, Callable[[], None]] = {}
@@ -92,6 +100,7 @@ class SnapshotKeeper:
             for number in range(terms.threads)
         ]
         self._started = threading.Event()
+        self._term_listener: Callable[[str], None] = lambda company_id: None
         self.written = 0
         self.failed = 0
 
@@ -110,6 +119,10 @@ class SnapshotKeeper:
         """Begin to work on the queue now: the start-up restore is over."""
         self._started.set()
 
+    def on_unwritten_term(self, listener: Callable[[str], None]) -> None:
+        """Have companies passed on whose creds.json is to be told of the present lease's epoch."""
+        self._term_listener = listener
+
     def request(self, company_id: str) -> None:
         """Ask for a snapshot soon; nothing is written when nothing has changed."""
         with self._lock:
@@ -126,7 +139,7 @@ class SnapshotKeeper:
 
     def retire(self, company_id: str, *, for_good: bool = False) -> None:
         """Take a company's snapshots out of use, or remove them; tried until it is done."""
-        self._catalogue.forget(company_id)
+        self._catalogue.hide(company_id)
         with self._lock:
             self._states.pop(company_id, None)
             self._retiring[company_id] = for_good or self._retiring.get(company_id, False)
@@ -190,8 +203,12 @@ class SnapshotKeeper:
         else:
             self._store.tombstone(company_id)
         with self._lock:
-            if self._retiring.get(company_id) is for_good:
+            self._states.pop(company_id, None)  # of a copy that was under way meanwhile
+            done = self._retiring.get(company_id) is for_good
+            if done:
                 self._retiring.pop(company_id, None)
+        if done:
+            self._catalogue.show(company_id)
         return True
 
     def _set(self, company_id: str, state: SnapshotState) -> None:
@@ -231,12 +248,37 @@ class SnapshotKeeper:
             if last.clean or not clean:
                 self._set(company_id, replace(state, problem=None))
                 return False
-        seq = last.seq + 1 if last is not None else 1
         copy = self._copier.copy(company_id)
+        meta = self._write(copy, epoch, clean)
+        self._remember(company_id, fingerprint, meta)
+        return True
+
+    def _write(self, copy: StoreCopy, epoch: int, clean: bool) -> SnapshotMeta:
+        """Write under the next number; when that is taken already, go on from what exists."""
+        company_id = copy.credentials.company_id
+        try:
+            return self._write_numbered(copy, epoch, self._next_seq(company_id, epoch), clean)
+        except StoreRejected as error:
+            newest = error.details.get("newest_seq")
+            is_stale = error.details.get("outcome") == "stale"
+            if not is_stale or error.details.get("newest_epoch") != epoch or newest is None:
+                raise
+            with self._lock:
+                self._numbers[company_id] = (epoch, int(newest))
+        return self._write_numbered(copy, epoch, self._next_seq(company_id, epoch), clean)
+
+    def _write_numbered(self, copy: StoreCopy, epoch: int, seq: int, clean: bool) -> SnapshotMeta:
         sealed = self._cipher.seal(copy, epoch=epoch, seq=seq, clean=clean)
         self._write_and_verify(sealed)
-        self._remember(company_id, fingerprint, sealed.meta)
-        return True
+        return sealed.meta
+
+    def _next_seq(self, company_id: str, epoch: int) -> int:
+        """Return a number that this process has not used: an answer may have been lost."""
+        with self._lock:
+            last_epoch, last_seq = self._numbers.get(company_id, (0, 0))
+            seq = last_seq + 1 if last_epoch == epoch else 1
+            self._numbers[company_id] = (epoch, seq)
+            return seq
 
     def _write_and_verify(self, sealed: SealedSnapshot) -> None:
         meta = sealed.meta

@@ -189,19 +189,25 @@ class StartupRestore:
                 return
             log.info("Restoring session...", company_id=connection.company_id)
             self._manager.post(connection.company_id, StartupFound())
-            self._manager.then(connection.company_id, self._strike_off_if_declined)
+            self._manager.then(connection.company_id, self._note_decision)
             if self._plan.delay_between_seconds:
                 self._stop.wait(self._plan.delay_between_seconds)
 
-    def _strike_off_if_declined(self, connection: Connection) -> None:
-        """Do not wait for the outcome of a start that the policy did not make."""
+    def _note_decision(self, connection: Connection) -> None:
+        """Do not wait for the outcome of a start that was not made, or not made here.
+
+        The policy may have declined, and a person may have been faster.
+        """
         with self._lock:
-            if connection.client is not ClientPhase.NONE or (
-                connection.company_id not in self._open
-            ):
+            if connection.company_id not in self._open:
+                return
+            if connection.client is ClientPhase.NONE:
+                self._total -= 1
+            elif connection.is_connected:
+                self._restored += 1
+            else:
                 return
             self._open.discard(connection.company_id)
-            self._total -= 1
         self._report_when_done()
 
     def _wanted(self, companies: list[str]) -> list[Connection]:

@@ -46,7 +46,7 @@ ROW_FIELDS = (
 )
 """The columns of whatsapp_connections that the service writes."""
 
-JOURNAL_FIELDS = (*ROW_FIELDS, "intent", "engine_crashes", "failed_at")
+JOURNAL_FIELDS = (*ROW_FIELDS, "intent", "engine_crashes", "second_chance_used", "failed_at")
 """What a restart needs to know, database or not."""
 
 _INT32_MAX = 2**31 - 1
@@ -143,6 +143,7 @@ def read_record(record: Mapping[str, Any]) -> ReadRecord:
         version=reader.count("version", _INT64_MAX),
         intent=reader.word("intent", Intent) or blank.intent,
         engine_crashes=reader.count("engine_crashes", _INT32_MAX),
+        second_chance_used=reader.flag("second_chance_used"),
         failed_at=reader.time("failed_at"),
     )
     return ReadRecord(connection=connection, problems=tuple(reader.problems))

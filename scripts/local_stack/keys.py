@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -22,6 +23,8 @@ class StackKeys:
         anon_key, service_key: HS256 JWTs with a role claim, Supabase's legacy API keys.
         publishable_key, secret_key: the newer opaque API keys of the same two roles.
         postgres_password: of the role that owns the schema and runs migrations.
+        snapshot_encryption_keys: SNAPSHOT_ENCRYPTION_KEYS of the service that uses this stack;
+            empty in a folder of an earlier release, until its next start.
     """
 
     jwt_secret: str
@@ -32,6 +35,7 @@ class StackKeys:
     admin_password: str
     postgres_password: str
     authenticator_password: str
+    snapshot_encryption_keys: str = ""
 
 
 def sign_token(jwt_secret: str, role: str, claims: dict[str, object] | None = None) -> str:
@@ -42,9 +46,16 @@ def sign_token(jwt_secret: str, role: str, claims: dict[str, object] | None = No
 
 
 def load_keys(path: Path) -> StackKeys:
-    """Read the secrets of a stack, making them the first time."""
-    if not path.exists():
-        write_private(path, json.dumps(asdict(_new_keys()), indent=2))
+    """Read the secrets of a stack, making those that are missing. For whoever holds its lock."""
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    keys = StackKeys(**{**asdict(_new_keys()), **stored})
+    if asdict(keys) != stored:
+        write_private(path, json.dumps(asdict(keys), indent=2))
+    return keys
+
+
+def read_keys(path: Path) -> StackKeys:
+    """Read the secrets of a stack that was started before."""
     return StackKeys(**json.loads(path.read_text()))
 
 
@@ -69,4 +80,5 @@ def _new_keys() -> StackKeys:
         admin_password=secrets.token_hex(16),
         postgres_password=secrets.token_hex(16),
         authenticator_password=secrets.token_hex(16),
+        snapshot_encryption_keys=f"local:{base64.b64encode(secrets.token_bytes(32)).decode()}",
     )

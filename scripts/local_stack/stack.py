@@ -18,7 +18,7 @@ import psutil
 
 from crm_whatsapp.stores.migrator import apply_migrations
 from local_stack.gateway import Gateway
-from local_stack.keys import StackKeys, load_keys, sign_token
+from local_stack.keys import StackKeys, load_keys, read_keys, sign_token
 from local_stack.ports import StackPorts, read_ports, reserve_ports
 from local_stack.postgres import PostgresServer
 from local_stack.postgrest import PostgrestServer
@@ -87,7 +87,7 @@ class LocalSupabase:
         ports = read_ports(folder / "ports.json")
         if ports is None or not (folder / "keys.json").exists():
             return None
-        return cls(folder, keys=load_keys(folder / "keys.json"), ports=ports)
+        return cls(folder, keys=read_keys(folder / "keys.json"), ports=ports)
 
     def stop(self) -> bool:
         """End every process of the directory; say whether any was running."""
@@ -157,12 +157,18 @@ class LocalSupabase:
         return self._keys.jwt_secret
 
     @property
+    def snapshot_encryption_keys(self) -> str:
+        """SNAPSHOT_ENCRYPTION_KEYS for a service that uses this stack; survives `reset`."""
+        return self._keys.snapshot_encryption_keys
+
+    @property
     def environment(self) -> dict[str, str]:
         """The settings by which programs find this stack."""
         return {
             "SUPABASE_URL": self.url,
             "SUPABASE_SERVICE_ROLE_KEY": self.service_key,
             "SUPABASE_DB_URL": self.db_url,
+            "SNAPSHOT_ENCRYPTION_KEYS": self.snapshot_encryption_keys,
             "LOCAL_SUPABASE_ANON_KEY": self.anon_key,
             "LOCAL_SUPABASE_PUBLISHABLE_KEY": self.publishable_key,
             "LOCAL_SUPABASE_SECRET_KEY": self.secret_key,

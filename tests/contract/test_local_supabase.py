@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from crm_whatsapp.sessions.key_ring import KeyRing
 from local_supabase import LocalSupabase, StackError
 
 pytestmark = pytest.mark.contract
@@ -109,12 +111,48 @@ def test_env_is_read_by_a_shell(folder: Path) -> None:
         exports = run("env", folder=folder).stdout
 
         shown = subprocess.run(
-            ["bash", "-c", exports + 'printf "%s\n" "$SUPABASE_URL" "$SUPABASE_SERVICE_ROLE_KEY"'],
+            [
+                "bash",
+                "-c",
+                exports + 'printf "%s\n" '
+                '"$SUPABASE_URL" "$SUPABASE_SERVICE_ROLE_KEY" "$SNAPSHOT_ENCRYPTION_KEYS"',
+            ],
             check=True,
             capture_output=True,
             text=True,
         ).stdout.split()
-        assert shown == [stack.url, stack.service_key]
+        assert shown == [stack.url, stack.service_key, stack.snapshot_encryption_keys]
+
+
+def test_a_snapshot_key_is_made_once_and_outlives_the_data(folder: Path) -> None:
+    with LocalSupabase.start(folder) as stack:
+        key = stack.snapshot_encryption_keys
+        stack.reset()
+    found = LocalSupabase.find(folder)
+
+    assert KeyRing.parse(key).key_ids == ("local",)
+    assert found is not None
+    assert found.snapshot_encryption_keys == key
+
+
+def test_a_folder_of_an_earlier_release_gets_its_snapshot_key_at_the_next_start(
+    folder: Path,
+) -> None:
+    with LocalSupabase.start(folder) as stack:
+        before = stack.environment
+    keys = json.loads((folder / "keys.json").read_text())
+    del keys["snapshot_encryption_keys"]
+    (folder / "keys.json").write_text(json.dumps(keys))
+
+    found = LocalSupabase.find(folder)
+    assert found is not None
+    assert found.snapshot_encryption_keys == ""
+    with LocalSupabase.start(folder) as stack:
+        after = stack.environment
+    changed = {name for name in before if before[name] != after[name]}
+
+    assert KeyRing.parse(after["SNAPSHOT_ENCRYPTION_KEYS"]).key_ids == ("local",)
+    assert changed <= {"SNAPSHOT_ENCRYPTION_KEYS", "SUPABASE_URL", "SUPABASE_DB_URL"}
 
 
 def test_keeps_data_keys_and_ports_between_starts(folder: Path) -> None:
@@ -168,7 +206,8 @@ def test_secrets_are_private(folder: Path) -> None:
         assert {modes[name] for name in secrets} == {0o600}
         assert (folder / "postgres").stat().st_mode & 0o777 == 0o700
         lines = processes_of(folder)
-        assert not any(stack.jwt_secret in line or stack.service_key in line for line in lines)
+        hidden = (stack.jwt_secret, stack.service_key, stack.snapshot_encryption_keys)
+        assert not any(secret in line for secret in hidden for line in lines)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

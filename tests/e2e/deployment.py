@@ -25,6 +25,7 @@ TABLES = (
     "whatsapp_status_events",
     "whatsapp_leases",
     "whatsapp_instances",
+    "whatsapp_session_snapshots",
 )
 
 

@@ -195,7 +195,6 @@ def test_a_full_disk_is_told_and_costs_no_session(small_disk: Path, deployment: 
         assert deployment.phones.counters(seeded[company_id])["pairings"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a pairing on a full disk is told as pairing-failed")
 def test_a_pairing_on_a_full_disk_names_the_storage(
     small_disk: Path, deployment: Deployment
 ) -> None:

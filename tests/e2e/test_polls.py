@@ -192,12 +192,7 @@ def test_a_stop_written_into_the_table_is_not_undone_by_polls(deployment: Deploy
 @pytest.mark.parametrize(
     "clicks",
     [
-        pytest.param(
-            ("disconnect", "connect"),
-            marks=pytest.mark.xfail(
-                strict=True, reason="a stopping session without a known jid counts as not saved"
-            ),
-        ),
+        ("disconnect", "connect"),
         ("disconnect", "restore"),
     ],
 )

@@ -285,7 +285,7 @@ export class Post {
     const { id } = child(stanza, 'retry')?.attrs ?? stanza.attrs
     const waiting = device.pending.get(id)
     if (!waiting?.plain) {
-      return this.#forward(device, node('receipt', { ...stanza.attrs, to: null }, children(stanza)), id)
+      return this.#forward(device, node('receipt', { ...stanza.attrs, to: null, t: nowSeconds() }, children(stanza)), id)
     }
     const count = Number(child(stanza, 'retry')?.attrs.count ?? waiting.retries + 1)
     if (count > MAX_RETRIES) {

@@ -60,3 +60,61 @@ def test_a_stopped_board_takes_no_orders(board: JobBoard) -> None:
     board.run_soon("work")
 
     assert board.records()["work"].runs == 0
+
+
+def test_an_order_during_a_run_is_carried_out_after_it(board: JobBoard) -> None:
+    """The run under way may have looked too early; and two never overlap."""
+    entered, go_on, second = threading.Event(), threading.Event(), threading.Event()
+    at_once: list[int] = []
+    running = threading.Semaphore(1)
+
+    def work() -> None:
+        assert running.acquire(blocking=False), "two runs at once"
+        at_once.append(1)
+        if len(at_once) == 1:
+            entered.set()
+            assert go_on.wait(10)
+        else:
+            second.set()
+        running.release()
+
+    board.add(Job(name="work", interval_seconds=HOUR, function=work, at_once=True))
+    board.start()
+    assert entered.wait(10)
+    board.run_soon("work")
+    board.run_soon("work")
+    go_on.set()
+    assert second.wait(10)
+
+
+def test_a_run_that_does_not_end_is_visible(board: JobBoard) -> None:
+    entered, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        entered.set()
+        assert go_on.wait(10)
+
+    job = Job(name="work", interval_seconds=HOUR, function=work)
+    board.add(job)
+    thread = threading.Thread(target=lambda: (board.run(job), done.set()))
+    thread.start()
+    assert entered.wait(10)
+    assert board.records()["work"].running_seconds > 0
+    board.run(job)
+    assert board.records()["work"].runs == 0, "a second run waits for no one and does not start"
+    go_on.set()
+    assert done.wait(10)
+    record = board.records()["work"]
+    assert (record.runs, record.running_seconds) == (1, 0.0)
+
+
+def test_any_failure_is_told_and_kills_nothing(board: JobBoard) -> None:
+    def work() -> None:
+        raise KeyError("a defect")
+
+    job = Job(name="work", interval_seconds=HOUR, function=work)
+    board.add(job)
+    board.run(job)
+    assert board.records()["work"].last_error == "KeyError: 'a defect'"
+    board.run(job)
+    assert board.records()["work"].failures_in_a_row == 2

@@ -21,7 +21,14 @@ from crm_whatsapp.domain.engines import (
 )
 from crm_whatsapp.domain.errors import StorageError, StoreRejected, StoreUnavailable
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
-from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
+from crm_whatsapp.domain.ports import (
+    Clock,
+    ProxyVault,
+    SessionFolders,
+    StateJournal,
+    StoreCopier,
+)
+from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition, TransitionReceipt
 from tests.contract.fakes import FakeConnectionStore, FakeDatabase
 
@@ -287,6 +294,13 @@ class FakeFolders(SessionFolders):
             epoch=1,
         )
 
+    def keep_before_start(self, company_id: str) -> None:
+        self._check("keep_before_start", company_id)
+
+    def put_back(self, company_id: str) -> bool:
+        self._check("put_back", company_id)
+        return company_id in self.saved
+
     def has_credentials(self, company_id: str) -> bool:
         self._check("has_credentials", company_id)
         return company_id in self.saved
@@ -431,3 +445,16 @@ def jid_of(company_id: str) -> str:
     """Return a jid that belongs to the company."""
     number = int(company_id.replace("-", "")[:8], 16) % 10**8
     return f"55119{number:08d}:1@s.whatsapp.net"
+
+
+class FakeCopier(StoreCopier):
+    """Copies nothing: for pods without snapshots."""
+
+    def copy(self, company_id: str) -> StoreCopy:
+        raise AssertionError("nobody copies without snapshots")
+
+    def fingerprint(self, company_id: str) -> StoreFingerprint:
+        raise AssertionError("nobody compares without snapshots")
+
+    def install(self, copy: StoreCopy, *, epoch: int) -> None:
+        raise AssertionError("nobody installs without snapshots")

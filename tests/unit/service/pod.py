@@ -14,11 +14,14 @@ from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.session_manager import ManagerParts, SessionManager
+from crm_whatsapp.service.session_opener import SessionOpener
+from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
 from crm_whatsapp.service.write_behind import WriteBehind
 from tests.contract.fakes import FakeLeaseStore
 from tests.unit.service.fakes import (
     DEADLINE_SECONDS,
+    FakeCopier,
     FakeFleet,
     FakeFolders,
     FakeJournal,
@@ -65,6 +68,14 @@ class Pod:
             terms=LeaseTerms(),
             started_at=self.clock.now(),
         )
+        self.catalogue = SnapshotCatalogue(None)
+        self.opener = SessionOpener(
+            folders=self.folders,
+            copier=FakeCopier(),
+            leases=self.leases,
+            catalogue=self.catalogue,
+            remote=None,
+        )
         effects = EffectRunner(
             Collaborators(
                 folders=self.folders,
@@ -72,6 +83,8 @@ class Pod:
                 leases=self.leases,
                 clock=self.clock,
                 proxies=self.proxies,
+                opener=self.opener,
+                snapshots=None,
             )
         )
         self.manager = SessionManager(
@@ -84,6 +97,8 @@ class Pod:
                 clock=self.clock,
                 proxies=self.proxies,
                 limits=limits or PolicyLimits(),
+                catalogue=self.catalogue,
+                snapshots=None,
             )
         )
         self.fleet.sink = self.manager.post_engine_event
@@ -98,6 +113,7 @@ class Pod:
             store=self.store,
             folders=self.folders,
             write_behind=self.write_behind,
+            catalogue=self.catalogue,
             flush_timeout_seconds=DEADLINE_SECONDS,
             restores=True,
         )
@@ -105,6 +121,7 @@ class Pod:
             manager=self.manager,
             folders=self.folders,
             reconciliation=self.reconciliation,
+            catalogue=self.catalogue,
             prewarm=self.fleet.prewarm,
             plan=plan or RestorePlan(),
         )
@@ -117,7 +134,7 @@ class Pod:
 
         self.recorder.listen(recorded)
         self.leases.on_lost(lambda company_id: self.manager.post(company_id, LeaseLost()))
-        self.write_behind.on_stale(self.manager.take_stale)
+        self.write_behind.on_stale(self.manager.rows.take_stale)
 
     def start(self, *, restores: bool = True, writes: bool = True) -> "Pod":
         self.leases.start()

@@ -396,3 +396,15 @@ def test_nobody_is_renewed_for_a_session_that_was_given_up_in_an_outage(bench: B
     bench.store._database.reachable = True
     bench.keeper.tick(0)
     assert bench.store.holder(COMPANY) is None
+
+
+def test_a_session_given_up_while_its_claim_hangs_is_not_claimed_later(bench: Bench) -> None:
+    bench.store.frozen = True
+    granted = ask(bench.keeper, COMPANY)
+    assert bench.store.in_call.wait(DEADLINE_SECONDS)
+    bench.keeper.give_up(COMPANY)
+    bench.store.give_in.set()
+    assert granted.wait(DEADLINE_SECONDS)
+    bench.store.frozen = False
+    bench.keeper.tick(0)
+    assert bench.store.holder(COMPANY) is None

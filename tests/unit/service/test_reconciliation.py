@@ -84,7 +84,7 @@ def test_a_wish_is_not_followed_once_the_connection_has_changed(live: Pod) -> No
     seen = live.settle()
     live.manager.disconnect(COMPANY)
     live.manager.connect(COMPANY)
-    live.manager.follow_table(seen, DesiredState.STOP)
+    live.manager.rows.follow_table(seen, DesiredState.STOP)
     live.await_status(Status.CONNECTED)
     assert live.settle().desired_state is DesiredState.RUN
 

@@ -245,6 +245,22 @@ def test_connect_right_behind_delete_begins_a_new_life(pod: Pod) -> None:
     assert pod.journal.states[COMPANY].status is Status.AWAITING_SCAN
 
 
+def test_a_correction_of_the_row_behind_a_deletion_does_not_bring_it_back(pod: Pod) -> None:
+    pod.connect_saved()
+    runtime = pod.manager.runtime(COMPANY)
+    gate = Gate("remove")
+    pod.folders.on_call = gate
+    pod.manager.delete(COMPANY)
+    assert gate.reached.wait(DEADLINE_SECONDS)
+    pod.manager.rows.reassert(COMPANY, 0)
+    gate.opened.set()
+    pod.drain(runtime)
+    assert pod.manager.find(COMPANY) is None
+    pod.flush()
+    assert pod.row() is None
+    assert COMPANY not in pod.journal.states
+
+
 def test_late_events_of_a_forgotten_client_do_not_reach_the_next_one(pod: Pod) -> None:
     pod.connect_saved()
     pod.delete()
@@ -318,7 +334,7 @@ def test_a_new_life_is_written_although_the_clock_went_back(pod: Pod) -> None:
     """Its versions begin below that at which the company was forgotten."""
     pod.connect_saved()
     far = 10**17
-    pod.manager.reassert(COMPANY, far)
+    pod.manager.rows.reassert(COMPANY, far)
     pod.settle()
     assert pod.delete().retired
     pod.flush()
@@ -393,7 +409,7 @@ def test_a_row_of_a_session_that_runs_elsewhere_is_left_to_the_other_instance(po
     pod.flush()
     pod.store.database.rows[COMPANY] = online(version=10**17)
     assert pod.reconciliation.sync() == 0
-    pod.manager.reassert(COMPANY, 10**17)
+    pod.manager.rows.reassert(COMPANY, 10**17)
     pod.settle()
     pod.flush()
     assert pod.row() == online(version=10**17)

@@ -17,6 +17,8 @@ EXPECTED = {
     ("delete", f"{API}/sessions/{{company_id}}"),
     ("get", f"{API}/active-sessions"),
     ("get", f"{API}/session-info"),
+    ("post", f"{API}/backup-session"),
+    ("post", f"{API}/cleanup-backups"),
     ("post", f"{API}/messages/send"),
     ("get", "/healthz"),
     ("get", "/readyz"),

@@ -27,7 +27,7 @@ STATUS_OF = {
     errors.ServiceStopping: 503,
     errors.ServiceBusy: 503,
     errors.StoreUnavailable: 503,
-    errors.StoreRejected: 500,
+    errors.StoreRejected: 503,
     errors.StorageError: 503,
     errors.EngineError: 503,
     errors.EngineUnavailable: 503,
