@@ -227,6 +227,7 @@ def test_the_next_owner_waits_for_the_end_of_the_last(
     folder: Path, owner: subprocess.Popen[str], eventually: Eventually
 ) -> None:
     owner.kill()
+    owner.wait()  # until then it still is the owner
     with LocalSupabase.start(folder) as stack:
         assert answers(stack)
         assert len(processes_of(folder)) == 4  # with the guard
