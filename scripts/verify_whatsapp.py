@@ -6,7 +6,8 @@
     python scripts/verify_whatsapp.py --restore 3b1bee0c-cbee-4de1-88f1-d6e890f4c995
 
 Looks at the service and its key, the database and its migrations, the sessions folder, the
-engines and jobs, and polls every session, as a page refresh does, until its status has settled.
+engines, jobs and snapshots, and polls every session, as a page refresh does, until its status has
+settled; then says what each survives: nothing, a restart only, or the loss of the disk as well.
 `--restore COMPANY` also stops that company's session and restores it: it is away for some
 seconds. Exit code 0 when all is well, 1 when something is not. Needs Python alone.
 """
@@ -52,6 +53,8 @@ CHECK_ADVICE = {
     "written.",
     "engines": "Engines are started again by themselves; look for 'engine' in the log.",
     "jobs": "Look for 'a job' in the log; with the database away, lease-renewal fails.",
+    "snapshots": "Set SNAPSHOT_ENCRYPTION_KEYS (`python -m crm_whatsapp new-key`); when it is set, "
+    "look for 'snapshot' in the log.",
 }
 
 
@@ -61,12 +64,26 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the result. advice: what to do about it."""
+    """One line of the result.
+
+    advice: what to do about it.
+    persistence: of a session, what it survives, as the service says; None when it does not.
+    """
 
     name: str
     result: str
     detail: str
     advice: str = ""
+    persistence: dict[str, Any] | None = None
+
+    @property
+    def survives(self) -> str:
+        """Say in two words what the session survives; empty when that is not known."""
+        if self.persistence is None:
+            return ""
+        restart = self.persistence.get("will_survive_restart") is True
+        disk_loss = self.persistence.get("will_survive_disk_loss") is True
+        return ("disk loss" if disk_loss else "restart only") if restart else "NOTHING"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -343,18 +360,27 @@ def _judge(service: Service, company_id: str, shown: dict[str, Any]) -> Finding:
     status, reason = shown.get("status"), shown.get("reason")
     result, detail = FAILED, f"{status} ({reason}): {shown.get('message')}"
     advice = ADVICE.get(str(shown.get("user_action")), "")
+    persistence = _persistence(service, company_id)
     if status == "awaiting_scan" or reason in UNLINKED:
         result = WARNING
     elif shown.get("is_connected"):
-        _, info = service.get(f"{API}/session-info", company_id=company_id)
-        persistence = info.get("persistence", {})
-        saved = persistence.get("will_survive_restart") is True
+        told = persistence or {"why": "GET /session-info does not tell what it survives."}
+        saved = told.get("will_survive_restart") is True
         detail = f"connected as {shown.get('phone_number')}"
-        result, advice = (OK, "") if saved else (FAILED, str(persistence.get("why")))
+        result, advice = (OK, "") if saved else (FAILED, str(told.get("why")))
         detail += "" if saved else ", but it would not survive a restart"
     elif _is_passing(shown) and shown.get("retry_at"):
         detail += f" Next attempt at {shown['retry_at']}."
-    return Finding(name=company_id, result=result, detail=detail, advice=advice)
+    return Finding(
+        name=company_id, result=result, detail=detail, advice=advice, persistence=persistence
+    )
+
+
+def _persistence(service: Service, company_id: str) -> dict[str, Any] | None:
+    """Return what the service says that the session survives."""
+    status, info = service.get(f"{API}/session-info", company_id=company_id)
+    told = info.get("persistence") if status == 200 and isinstance(info, dict) else None
+    return told if isinstance(told, dict) else None
 
 
 def _parse(content: bytes) -> Any:
@@ -375,12 +401,15 @@ def print_table(report: Report) -> None:
     for title, findings in (("Checks", report.checks), ("Sessions", report.sessions)):
         if not findings:
             continue
-        print(title)
         width = max(len(item.name) for item in findings)
+        survives = max(len(item.survives) for item in findings)
+        column = max(survives, len("survives")) + 2 if survives else 0
+        print(f"{title:{width + 13}}{'survives':{column}}".rstrip() if column else title)
         for item in findings:
-            print(f"  {item.name:{width}}  {item.result:7}  {item.detail}")
+            told = f"{item.survives:{column}}"
+            print(f"  {item.name:{width}}  {item.result:7}  {told}{item.detail}")
             if item.advice:
-                print(f"  {'':{width}}  {'':7}  -> {item.advice}")
+                print(f"  {'':{width + 9 + column}}  -> {item.advice}")
         print()
     print("All is well." if report.ok else "Something is not well: see FAILED above.")
 
@@ -390,10 +419,14 @@ def print_json(report: Report) -> None:
     content = {
         "ok": report.ok,
         "url": report.url,
-        "checks": [asdict(item) for item in report.checks],
+        "checks": [_without_persistence(item) for item in report.checks],
         "sessions": [asdict(item) for item in report.sessions],
     }
     print(json.dumps(content, indent=2))
+
+
+def _without_persistence(item: Finding) -> dict[str, Any]:
+    return {name: value for name, value in asdict(item).items() if name != "persistence"}
 
 
 def web_url(text: str) -> str:

@@ -67,9 +67,27 @@ def away(deployment: Deployment) -> Iterator[None]:
     deployment.stack.start_postgrest()
 
 
+@pytest.fixture
+def key_for_copies(deployment: Deployment) -> None:
+    """Snapshots are on."""
+    deployment.settings["SNAPSHOT_ENCRYPTION_KEYS"] = deployment.stack.snapshot_encryption_keys
+
+
+def await_copies(deployment: Deployment, *company_ids: str) -> None:
+    """Wait until each of these companies has a snapshot."""
+
+    def written() -> bool:
+        rows = deployment.rows("select distinct company_id from whatsapp_session_snapshots")
+        return {str(row["company_id"]) for row in rows} >= set(company_ids)
+
+    assert wait_for(written, 20), deployment.log_tail()
+
+
+@pytest.mark.usefixtures("key_for_copies")
 def test_a_healthy_deployment_passes(deployment: Deployment) -> None:
     seeded = deployment.seed(2)
     service = deployment.start()
+    await_copies(deployment, *seeded)
 
     outcome = verify("--url", service.url, "--json", key=service.api_key)
 
@@ -79,13 +97,21 @@ def test_a_healthy_deployment_passes(deployment: Deployment) -> None:
     assert all(item["detail"].startswith("connected as +") for item in outcome.report["sessions"])
     assert "migrated to" in outcome.finding("database")["detail"]
     assert outcome.finding("sessions folder")["detail"] == str(deployment.sessions_dir)
+    assert outcome.finding("snapshots")["result"] == "ok"
+    assert all("persistence" not in item for item in outcome.report["checks"])
+    for item in outcome.report["sessions"]:
+        assert item["persistence"]["will_survive_restart"] is True
+        assert item["persistence"]["will_survive_disk_loss"] is True
+        assert item["persistence"]["why"]
 
 
+@pytest.mark.usefixtures("key_for_copies")
 def test_the_table_tells_people_the_same_and_never_the_key(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     (company_id,) = deployment.seed(1)
     service = deployment.start()
+    await_copies(deployment, company_id)
     key_file = tmp_path / "key"
     key_file.write_text(service.api_key + "\n")
 
@@ -93,9 +119,30 @@ def test_the_table_tells_people_the_same_and_never_the_key(
 
     assert outcome.exit_code == 0, outcome.text + outcome.errors
     (line,) = [line for line in outcome.text.splitlines() if company_id in line]
-    assert "ok" in line.split()
+    assert line.split()[1:4] == ["ok", "disk", "loss"]
+    (title,) = [line for line in outcome.text.splitlines() if line.startswith("Sessions ")]
+    assert title.index("survives") == line.index("disk loss")
     assert outcome.text.splitlines()[-1] == "All is well."
     assert service.api_key not in outcome.text + outcome.errors
+
+
+def test_without_a_snapshot_key_the_copies_fail_and_a_session_survives_a_restart_only(
+    deployment: Deployment,
+) -> None:
+    (company_id,) = deployment.seed(1)
+    service = deployment.start()
+
+    outcome = verify("--url", service.url, "--json", key=service.api_key)
+    table = verify("--url", service.url, key=service.api_key).text
+
+    assert outcome.exit_code == 1
+    failed = [item["name"] for item in outcome.report["checks"] if item["result"] == "FAILED"]
+    assert failed == ["snapshots"]
+    assert "new-key" in outcome.finding("snapshots")["advice"]
+    assert outcome.finding(company_id)["result"] == "ok"
+    assert outcome.finding(company_id)["persistence"]["will_survive_disk_loss"] is False
+    (line,) = [line for line in table.splitlines() if company_id in line]
+    assert line.split()[1:4] == ["ok", "restart", "only"]
 
 
 def test_a_session_that_failed_is_named_with_its_reason_and_what_to_do(
@@ -128,6 +175,7 @@ def test_a_session_that_does_not_settle_in_time_fails(deployment: Deployment) ->
     assert "connecting (whatsapp-unreachable)" in outcome.finding(company_id)["detail"]
 
 
+@pytest.mark.usefixtures("key_for_copies")
 def test_a_company_that_waits_for_its_phone_is_no_failure(deployment: Deployment) -> None:
     service = deployment.start()
     company_id = str(uuid.uuid4())
@@ -183,6 +231,7 @@ def test_a_database_that_is_away_fails_while_sessions_go_on(deployment: Deployme
     assert outcome.finding(company_id)["result"] == "ok"
 
 
+@pytest.mark.usefixtures("key_for_copies")
 def test_restore_proves_one_stop_and_restore(deployment: Deployment) -> None:
     first, second = deployment.seed(2)
     service = deployment.start()
