@@ -12,9 +12,16 @@ from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import UserAction
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.status_words import WORDING
+from crm_whatsapp.service.session_backups import SnapshotsOff
 from crm_whatsapp.web import errors as web_errors
 from crm_whatsapp.web.app_factory import WebSettings, create_app
-from crm_whatsapp.web.schemas import ActiveSessionsBody, SessionInfoBody, StatusBody
+from crm_whatsapp.web.schemas import (
+    ActiveSessionsBody,
+    BackupBody,
+    CleanedUpBody,
+    SessionInfoBody,
+    StatusBody,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(
@@ -64,7 +71,7 @@ def test_every_error_code_that_is_told_exists() -> None:
     def below(kind: type[CrmWhatsappError]) -> set[str]:
         return {kind.code}.union(*map(below, kind.__subclasses__()))
 
-    assert web_errors.Unauthorized.code in below(CrmWhatsappError)
+    assert {web_errors.Unauthorized.code, SnapshotsOff.code} <= below(CrmWhatsappError)
     of_http = {"bad-request", "method-not-allowed", "body-too-large", "unsupported-media-type"}
     cells = chain.from_iterable(row[1:] for row in table_rows(INTEGRATION, "status"))
     told = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", " ".join(cells)))
@@ -103,7 +110,11 @@ def test_the_examples_have_exactly_the_fields_of_the_answers() -> None:
     assert set(active["sessions"][0]) == set(
         ActiveSessionsBody.model_validate(active).sessions[0].model_dump()
     )
+    (backup,) = (item for item in json_blocks(API) if "snapshot" in item)
+    (cleaned,) = (item for item in json_blocks(API) if "removed" in item)
     assert info == SessionInfoBody.model_validate(info).model_dump(mode="json")
+    assert backup == BackupBody.model_validate(backup).model_dump(mode="json")
+    assert cleaned == CleanedUpBody.model_validate(cleaned).model_dump(mode="json")
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
@@ -121,6 +132,7 @@ def test_links_and_paths_lead_somewhere(path: Path) -> None:
 def test_variables_that_a_guide_names_exist(path: Path) -> None:
     known = {name.upper() for name in Settings.model_fields}
     prefixes = ("SUPABASE_", "SESSION_", "SESSIONS_", "ENGINE_", "WHATSAPP_", "SEND_", "LEASE_")
+    prefixes += ("SNAPSHOT_", "S3_")
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", path.read_text()))
 
     assert {name for name in named if name.startswith(prefixes)} - known <= {"WHATSAPP_URL"}
