@@ -28,6 +28,10 @@ class SnapshotDamaged(CrmWhatsappError):
     permanent = True
 
 
+class KeyRefused(SnapshotDamaged):
+    """The configured key of that name does not unwrap it: altered, or sealed with another key."""
+
+
 class StoreUnfit(CrmWhatsappError):
     """The store is not in a state that may be copied."""
 

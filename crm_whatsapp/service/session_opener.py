@@ -17,7 +17,13 @@ from crm_whatsapp.domain.connection import Reason
 from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreUnavailable
 from crm_whatsapp.domain.folders import FolderReport, FolderState
 from crm_whatsapp.domain.ports import SessionFolders, SnapshotCipher, SnapshotStore, StoreCopier
-from crm_whatsapp.domain.snapshots import KeyMissing, SnapshotDamaged, SnapshotMeta, StoreCopy
+from crm_whatsapp.domain.snapshots import (
+    KeyMissing,
+    KeyRefused,
+    SnapshotDamaged,
+    SnapshotMeta,
+    StoreCopy,
+)
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 
@@ -150,16 +156,21 @@ class SessionOpener:
         if remote.cipher is None:
             raise KeyMissing("SNAPSHOT_ENCRYPTION_KEYS is not set.")
         snapshots = remote.store.list(company_id)
+        refusals: list[SnapshotDamaged] = []
         for meta in snapshots:
-            copy = _open_one(remote.store, remote.cipher, meta)
-            if copy is not None:
-                return copy
-        if snapshots and not has_store:
-            raise SnapshotDamaged(f"None of {len(snapshots)} snapshots can be opened.")
-        if snapshots:
-            log.error("no snapshot can be opened; the older store is used", company_id=company_id)
+            try:
+                return remote.cipher.open(remote.store.read(company_id, meta.epoch, meta.seq))
+            except SnapshotDamaged as error:
+                _log_damage(meta, error)
+                refusals.append(error)
+        if not refusals:
+            self._catalogue.forget(company_id)
             return None
-        self._catalogue.forget(company_id)
+        if all(isinstance(error, KeyRefused) for error in refusals):
+            raise KeyMissing(refusals[0].message)
+        if not has_store:
+            raise SnapshotDamaged(f"None of {len(snapshots)} snapshots can be opened.")
+        log.error("no snapshot can be opened; the older store is used", company_id=company_id)
         return None
 
 
@@ -169,15 +180,11 @@ def _is_older_pairing(copy: StoreCopy, report: FolderReport) -> bool:
     return local is not None and local.paired_at > copy.credentials.paired_at
 
 
-def _open_one(store: SnapshotStore, cipher: SnapshotCipher, meta: SnapshotMeta) -> StoreCopy | None:
-    try:
-        return cipher.open(store.read(meta.company_id, meta.epoch, meta.seq))
-    except SnapshotDamaged as error:
-        log.error(
-            "a snapshot is damaged; the next older one is tried",
-            company_id=meta.company_id,
-            epoch=meta.epoch,
-            seq=meta.seq,
-            detail=error.message,
-        )
-        return None
+def _log_damage(meta: SnapshotMeta, error: SnapshotDamaged) -> None:
+    log.error(
+        "a snapshot is damaged; the next older one is tried",
+        company_id=meta.company_id,
+        epoch=meta.epoch,
+        seq=meta.seq,
+        detail=error.message,
+    )

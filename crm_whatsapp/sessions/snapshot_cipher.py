@@ -24,7 +24,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.errors import InvalidInput
 from crm_whatsapp.domain.folders import Credentials
-from crm_whatsapp.domain.snapshots import SealedSnapshot, SnapshotDamaged, SnapshotMeta, StoreCopy
+from crm_whatsapp.domain.snapshots import (
+    KeyRefused,
+    SealedSnapshot,
+    SnapshotDamaged,
+    SnapshotMeta,
+    StoreCopy,
+)
 from crm_whatsapp.sessions import credentials as creds
 from crm_whatsapp.sessions.key_ring import KEY_BYTES, EncryptionKey, KeyRing
 
@@ -179,7 +185,13 @@ def _wrap(key: EncryptionKey, data_key: bytes) -> bytes:
 
 
 def _unwrap(key: EncryptionKey, wrapped: bytes) -> bytes:
-    data_key = decrypt(key.secret, wrapped, key.key_id.encode())
+    try:
+        data_key = decrypt(key.secret, wrapped, key.key_id.encode())
+    except SnapshotDamaged as exc:
+        raise KeyRefused(
+            f"The key {key.key_id!r} does not open the snapshot: it was altered, or encrypted "
+            "with another key of this name."
+        ) from exc
     if len(data_key) != KEY_BYTES:
         raise SnapshotDamaged("The data key of the snapshot has the wrong length.")
     return data_key
