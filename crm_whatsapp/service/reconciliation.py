@@ -7,7 +7,7 @@ from enum import StrEnum
 import structlog
 
 from crm_whatsapp.domain.connection import ClientPhase, Connection, Reason
-from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreUnavailable
 from crm_whatsapp.domain.events import RecordLoaded, StartupFound
 from crm_whatsapp.domain.ports import ConnectionStore, SessionFolders
 from crm_whatsapp.service.session_manager import SessionManager
@@ -44,6 +44,7 @@ class Reconciliation:
         catalogue: SnapshotCatalogue,
         flush_timeout_seconds: float,
         restores: bool,
+        retry_seconds: float = 15.0,
     ) -> None:
         self._manager = manager
         self._store = store
@@ -52,6 +53,7 @@ class Reconciliation:
         self._catalogue = catalogue
         self._flush_timeout_seconds = flush_timeout_seconds
         self._restores = restores
+        self._retry_seconds = retry_seconds
         self._running = threading.Lock()
         self._requested = threading.Event()
         self._stopping = False
@@ -81,6 +83,12 @@ class Reconciliation:
                 return
             try:
                 self.sync()
+            except StoreUnavailable as error:
+                log.warning("session sync postponed", detail=error.message)
+                # Nobody else may notice that the database is back: with nothing to write, and no
+                # session to renew a lease for, as after a lost disk.
+                self._requested.wait(self._retry_seconds)
+                self._requested.set()
             except CrmWhatsappError as error:
                 log.warning("session sync postponed", detail=error.message)
             except Exception:
