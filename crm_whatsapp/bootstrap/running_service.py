@@ -12,14 +12,16 @@ import structlog
 from crm_whatsapp.bootstrap.snapshot_wiring import take_clean_snapshots
 from crm_whatsapp.bootstrap.wiring import Parts, build
 from crm_whatsapp.config import Settings
-from crm_whatsapp.domain.connection import ClientPhase
+from crm_whatsapp.domain.connection import ClientPhase, Status
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.events import ServiceStopping
+from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.sessions.store_log import settle_stores
 
 log = structlog.get_logger(__name__)
 
 _DECISION_SECONDS = 1.0
+_MOST_PENDING = 50_000
 
 
 class WorkerLock:
@@ -114,6 +116,7 @@ class RunningService:
             parts.fleet.shutdown(1.0)
             parts.journal.close()
             raise
+        _retire_again(parts)
         parts.leases.start()
         parts.write_behind.start()
         if self._stop_requested.is_set():
@@ -148,6 +151,23 @@ class RunningService:
         finally:
             self._lock.release()
             self._stopped.set()
+
+
+def _retire_again(parts: Parts) -> None:
+    """Retire the snapshots of sessions that ended, in case the process ended before it was done.
+
+    Raises:
+        StorageError: the journal cannot be read.
+    """
+    keeper = parts.snapshots.keeper
+    if keeper is None:
+        return
+    for connection in parts.manager.connections():
+        if connection.status is Status.LOGGED_OUT:
+            keeper.retire(connection.company_id)
+    for transition in parts.journal.pending(_MOST_PENDING):
+        if transition.event == FORGOTTEN:
+            keeper.retire(transition.connection.company_id, for_good=True)
 
 
 def stop_parts(parts: Parts, timeout_seconds: float) -> None:

@@ -126,6 +126,7 @@ def build(settings: Settings) -> Parts:
         catalogue=snapshots.catalogue,
         flush_timeout_seconds=settings.database_timeout_seconds,
         restores=settings.session_recovery_enabled,
+        retry_seconds=settings.database_retry_max_seconds,
     )
     restore = StartupRestore(
         manager=manager,
@@ -219,6 +220,7 @@ def _connect_listeners(parts: Parts) -> None:
     parts.recorder.listen(recorded)
     if parts.snapshots.keeper is not None:
         parts.restore.on_finished(parts.snapshots.keeper.let_go)
+        parts.snapshots.keeper.on_unwritten_term(parts.manager.repair_credentials)
     parts.leases.on_snapshot(parts.snapshots.catalogue.note)
     parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
     parts.write_behind.on_stale(parts.manager.rows.take_stale)

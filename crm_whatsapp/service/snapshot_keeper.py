@@ -25,7 +25,6 @@ from crm_whatsapp.domain.snapshots import (
     SnapshotDamaged,
     SnapshotMeta,
     StoreCopy,
-    StoreCopy,
     StoreFingerprint,
     StoreUnfit,
 )
@@ -249,6 +248,11 @@ class SnapshotKeeper:
                 self._set(company_id, replace(state, problem=None))
                 return False
         copy = self._copier.copy(company_id)
+        if copy.credentials.epoch < epoch:
+            # The client started while the database was away. Were the snapshot written first, it
+            # would win over the newer store that a kill leaves behind.
+            self._term_listener(company_id)
+            raise StoreUnavailable("The folder is not told yet of the lease's epoch.")
         meta = self._write(copy, epoch, clean)
         self._remember(company_id, fingerprint, meta)
         return True
