@@ -231,5 +231,8 @@ class StoreCopier(Protocol):
     def fingerprint(self, company_id: str) -> StoreFingerprint:
         """Tell the store's present condition without copying it. Raises StoreUnfit."""
 
-    def install(self, copy: StoreCopy, *, epoch: int) -> None:
-        """Write store.db and creds.json into the company's empty folder, durably."""
+    def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
+        """Write store.db and creds.json into the company's empty folder, durably.
+
+        reset_signal: leave out the Signal sessions: the client went on after the copy.
+        """

@@ -25,6 +25,7 @@ from crm_whatsapp.domain.folders import Credentials, FolderState
 from crm_whatsapp.domain.ports import SessionFolders
 from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint, StoreUnfit
 from crm_whatsapp.sessions.durable_file import is_plain, refused, write_durably
+from crm_whatsapp.sessions.signal_reset import forget_ratchets
 from crm_whatsapp.sessions.snapshot_cipher import MOST_DATABASE_BYTES
 from crm_whatsapp.sessions.store_fingerprint import fingerprint_of
 
@@ -137,7 +138,7 @@ class SqliteStoreCopier:
             self._known.pop(company_id, None)
         return fingerprint
 
-    def install(self, copy: StoreCopy, *, epoch: int) -> None:
+    def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
         """Write store.db and creds.json into the company's empty folder, durably.
 
         creds.json comes last: it is the signal that there is a session. A kill in between leaves
@@ -145,6 +146,7 @@ class SqliteStoreCopier:
 
         Args:
             epoch: of the lease under which it is installed; creds.json gets it.
+            reset_signal: leave out the Signal sessions: the client went on after the copy.
         Raises:
             StoreUnfit: the copy would not do as a store; nothing was written.
             StorageError: the folder is missing or not empty, or the disk refuses.
@@ -152,7 +154,8 @@ class SqliteStoreCopier:
         check_copy(copy)
         company_id = copy.credentials.company_id
         _require_empty(self._folders.session_path(company_id))
-        write_durably(self._folders.store_path(company_id), copy.database)
+        database = _without_ratchets(copy.database) if reset_signal else copy.database
+        write_durably(self._folders.store_path(company_id), database)
         self._folders.write_credentials(replace(copy.credentials, epoch=epoch))
 
     def _credentials(self, company_id: str) -> Credentials:
@@ -244,6 +247,17 @@ def check_copy(copy: StoreCopy) -> None:
         raise _unfit(Unfit.SEVERAL_DEVICES, "The store holds more than one device.")
     if jids[0][0] != copy.credentials.jid.encode():
         raise _unfit(Unfit.OTHER_DEVICE, "The store holds another device than creds.json names.")
+
+
+def _without_ratchets(database: bytes) -> bytes:
+    try:
+        with closing(sqlite3.connect(":memory:")) as db:
+            db.deserialize(_with_journal_bytes(database, _NO_LOG))
+            with db:
+                forget_ratchets(db)
+            return _with_journal_bytes(db.serialize(), database[_JOURNAL_BYTES])
+    except sqlite3.Error as exc:
+        raise _unfit(Unfit.DAMAGED, f"The store is damaged: {exc}.") from exc
 
 
 def _check_size(db: sqlite3.Connection, at_rest: _Stamp | None) -> None:

@@ -456,5 +456,5 @@ class FakeCopier(StoreCopier):
     def fingerprint(self, company_id: str) -> StoreFingerprint:
         raise AssertionError("nobody compares without snapshots")
 
-    def install(self, copy: StoreCopy, *, epoch: int) -> None:
+    def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
         raise AssertionError("nobody installs without snapshots")

@@ -497,6 +497,40 @@ def test_installing_changes_no_fingerprint(
     assert copier.fingerprint(COMPANY) == before
 
 
+def test_a_reset_leaves_out_the_sessions_and_own_sender_keys_alone(
+    copier: SqliteStoreCopier, folders: LocalSessionFolders, store: Path
+) -> None:
+    add_sessions(store, 300)
+    add_sender_key = "insert into whatsmeow_sender_keys values ('{}', '5511@g.us', '{}', x'01')"
+    own = ("5511999990001:3", "123456789012345_1:3")
+    others = ("5511999990001:4", "123456789012345_1:33", "777_1:3")
+    change(store, *(add_sender_key.format(JID, sender) for sender in own + others))
+    copy = copier.copy(COMPANY)
+    before = copier.fingerprint(COMPANY)
+    folders.remove(COMPANY)
+    folders.prepare(COMPANY)
+    copier.install(copy, epoch=9, reset_signal=True)
+    installed = copier.copy(COMPANY).database
+    assert rows(installed, "select count(*) from whatsmeow_sessions") == [(0,)]
+    senders = rows(installed, "select sender_id from whatsmeow_sender_keys order by 1")
+    assert senders == sorted((sender,) for sender in others)
+    assert copier.fingerprint(COMPANY).important == before.important
+    assert journal_mode(folders.store_path(COMPANY)) == "wal"
+    assert folders.inspect(COMPANY).state is FolderState.VALID
+
+
+def test_a_reset_of_what_has_no_sessions_table_installs_nothing(
+    copier: SqliteStoreCopier, folders: LocalSessionFolders, store: Path
+) -> None:
+    change(store, "drop table whatsmeow_sessions")
+    copy = copier.copy(COMPANY)
+    folders.remove(COMPANY)
+    folders.prepare(COMPANY)
+    with pytest.raises(StoreUnfit, match="damaged"):
+        copier.install(copy, epoch=9, reset_signal=True)
+    assert os.listdir(folders.session_path(COMPANY)) == []
+
+
 def test_only_an_empty_folder_is_installed_into(
     copier: SqliteStoreCopier, folders: LocalSessionFolders, copy: StoreCopy
 ) -> None:
