@@ -1,17 +1,36 @@
 """Operator commands: `python -m crm_whatsapp <command>`."""
 
 import argparse
+import getpass
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crm_whatsapp.bootstrap import import_baileys, migrate_database, migration_text
-from crm_whatsapp.domain.errors import CrmWhatsappError
+from crm_whatsapp.bootstrap import (
+    export_session,
+    import_baileys,
+    import_session,
+    migrate_database,
+    migration_text,
+    new_key,
+    rotate_keys,
+)
+from crm_whatsapp.config import load_settings
+from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(_COMMANDS[options.command](options))
+    except CrmWhatsappError as error:
+        _say(f"crm_whatsapp: {error.message}", error=True)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m crm_whatsapp", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     migrate = commands.add_parser(
@@ -23,6 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dest="print_sql",
         help="print the SQL for Supabase's SQL editor instead of running it",
     )
+    commands.add_parser("new-key", help="print a key for SNAPSHOT_ENCRYPTION_KEYS")
+    commands.add_parser(
+        "rotate-keys", help="wrap every snapshot's data key by the first configured key"
+    )
+    export = commands.add_parser("export", help="write one session to an encrypted file")
+    load = commands.add_parser("import", help="take one session from such a file, without a scan")
+    for transfer in (export, load):
+        transfer.add_argument("file", type=Path, help="the encrypted file")
+        transfer.add_argument("--company", required=True, help="the company's id, a UUID")
+        transfer.add_argument(
+            "--passphrase-file",
+            type=Path,
+            help="holds the passphrase; otherwise it is asked for",
+        )
     moving_in = commands.add_parser(
         "import-baileys", help="take over a session of Baileys without a new scan, by SESSIONS_DIR"
     )
@@ -31,24 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     moving_in.add_argument("--company", required=True, help="the company's id, a UUID")
     moving_in.add_argument(
-        "--replace", action="store_true", help="set a session that the company has already aside"
-    )
-    moving_in.add_argument(
         "--dry-run", action="store_true", help="check everything and write nothing"
     )
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "import-baileys":
-            return _import_baileys(options)
-        return _migrate(print_sql=options.print_sql)
-    except CrmWhatsappError as error:
-        _say(f"crm_whatsapp: {error.message}", error=True)
-        return 1
+    for incoming in (moving_in, load):
+        incoming.add_argument(
+            "--replace",
+            action="store_true",
+            help="set a session that the company has already aside",
+        )
+    return parser
 
 
-def _migrate(*, print_sql: bool) -> int:
+def _migrate(options: argparse.Namespace) -> int:
     database_url = os.environ.get("SUPABASE_DB_URL", "").strip()
-    if print_sql:
+    if options.print_sql:
         _say(migration_text())
         return 0
     if not database_url:
@@ -68,13 +97,9 @@ def _migrate(*, print_sql: bool) -> int:
 
 
 def _import_baileys(options: argparse.Namespace) -> int:
-    sessions_dir = os.environ.get("SESSIONS_DIR", "").strip()
-    if not sessions_dir:
-        _say("SESSIONS_DIR is not set. Set it to the folder that the service uses.", error=True)
-        return 1
     report = import_baileys(
         options.source,
-        Path(sessions_dir),
+        _sessions_dir(),
         options.company,
         replace=options.replace,
         dry_run=options.dry_run,
@@ -102,6 +127,76 @@ def _import_baileys(options: argparse.Namespace) -> int:
     return 0
 
 
+def _new_key(options: argparse.Namespace) -> int:
+    _say(new_key())
+    return 0
+
+
+def _rotate_keys(options: argparse.Namespace) -> int:
+    done = rotate_keys(load_settings())
+    _say(f"{done.rewrapped} snapshots rewrapped, {done.current} had the first key already")
+    for line in done.failed:
+        _say(f"not rewrapped: {line}", error=True)
+    return 1 if done.failed else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    passphrase = _passphrase(options, twice=True)
+    report = export_session(_sessions_dir(), options.company, options.file, passphrase)
+    _say(f"{report.jid} written to {report.path}")
+    _say(
+        "This file and the passphrase are the session. Stop it here before it starts elsewhere: "
+        "WhatsApp lets a device connect once, so the two would throw each other out."
+    )
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    passphrase = _passphrase(options, twice=False)
+    report = import_session(
+        _sessions_dir(), options.company, options.file, passphrase, replace=options.replace
+    )
+    _say(f"{report.jid} written to {report.path}")
+    if report.set_aside:
+        _say(f"the session that was there is in {report.set_aside}")
+    when = "the company's next status poll" if report.service_runs else "its next start"
+    _say(f"The service starts it with {when}. It must not run anywhere else any more.")
+    return 0
+
+
+def _sessions_dir() -> Path:
+    sessions_dir = os.environ.get("SESSIONS_DIR", "").strip()
+    if not sessions_dir:
+        raise ConfigurationError(
+            "SESSIONS_DIR is not set. Set it to the folder that the service uses."
+        )
+    return Path(sessions_dir)
+
+
+def _passphrase(options: argparse.Namespace, *, twice: bool) -> str:
+    if options.passphrase_file is not None:
+        try:
+            return str(options.passphrase_file.read_text().rstrip("\r\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{options.passphrase_file} cannot be read: {error}"
+            ) from error
+    entered = getpass.getpass("Passphrase: ")
+    if twice and getpass.getpass("Once more: ") != entered:
+        raise ConfigurationError("The two passphrases differ; nothing was written.")
+    return entered
+
+
 def _say(text: str, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     stream.write(text + "\n")
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "migrate": _migrate,
+    "new-key": _new_key,
+    "rotate-keys": _rotate_keys,
+    "export": _export,
+    "import": _import,
+    "import-baileys": _import_baileys,
+}

@@ -2,9 +2,13 @@
 
 from crm_whatsapp.bootstrap.operator_tasks import (
     MIGRATIONS,
+    export_session,
     import_baileys,
+    import_session,
     migrate_database,
     migration_text,
+    new_key,
+    rotate_keys,
 )
 from crm_whatsapp.bootstrap.running_service import RunningService, WorkerLock, stop_parts
 from crm_whatsapp.bootstrap.wiring import Parts, build
@@ -15,8 +19,12 @@ __all__ = [
     "RunningService",
     "WorkerLock",
     "build",
+    "export_session",
     "import_baileys",
+    "import_session",
     "migrate_database",
     "migration_text",
+    "new_key",
+    "rotate_keys",
     "stop_parts",
 ]

@@ -1,12 +1,21 @@
 """What operators ask for from the command line, wired for one call."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from crm_whatsapp.bootstrap.snapshot_wiring import snapshot_store
+from crm_whatsapp.config import Settings
+from crm_whatsapp.domain.errors import ConfigurationError
+from crm_whatsapp.domain.snapshots import KeyMissing, SnapshotDamaged
 from crm_whatsapp.engine.empty_store_process import make_empty_store
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.sessions.baileys_import import BaileysImport, ImportReport
+from crm_whatsapp.sessions.key_ring import KeyRing, generate_key_entry
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
+from crm_whatsapp.sessions.session_transfer import SessionTransfer, TransferReport
+from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
 from crm_whatsapp.stores.migrator import apply_migrations, manual_instructions
+from crm_whatsapp.stores.supabase_client import make_client
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
 
@@ -39,3 +48,69 @@ def import_baileys(
         session_lock=SessionLock,
     )
     return moving_in.run(source, company_id, replace=replace, dry_run=dry_run)
+
+
+def export_session(
+    sessions_dir: Path, company_id: str, path: Path, passphrase: str
+) -> TransferReport:
+    """Write one session to an encrypted file; raises as SessionTransfer.export says."""
+    return _transfer(sessions_dir).export(company_id, path, passphrase)
+
+
+def import_session(
+    sessions_dir: Path, company_id: str, path: Path, passphrase: str, *, replace: bool
+) -> TransferReport:
+    """Take one session from an encrypted file; raises as SessionTransfer.load says."""
+    return _transfer(sessions_dir).load(path, company_id, passphrase, replaces=replace)
+
+
+def _transfer(sessions_dir: Path) -> SessionTransfer:
+    return SessionTransfer(LocalSessionFolders(sessions_dir), SessionLock)
+
+
+def new_key() -> str:
+    """Return an entry for SNAPSHOT_ENCRYPTION_KEYS."""
+    return generate_key_entry()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """How a rotation of keys went.
+
+    failed: company and reason of each snapshot that could not be rewrapped.
+    """
+
+    rewrapped: int
+    current: int
+    failed: tuple[str, ...]
+
+
+def rotate_keys(settings: Settings) -> Rotation:
+    """Wrap the data key of every snapshot anew by the first key; safe while sessions run.
+
+    Raises:
+        ConfigurationError: no keys are configured.
+        StoreUnavailable, StoreRejected: the database; what was done stays done.
+    """
+    if settings.snapshot_encryption_keys is None:
+        raise ConfigurationError("SNAPSHOT_ENCRYPTION_KEYS is not set")
+    cipher = EnvelopeCipher(KeyRing.parse(settings.snapshot_encryption_keys.get_secret_value()))
+    client = make_client(
+        settings.supabase_url,
+        settings.supabase_service_role_key.get_secret_value(),
+        settings.database_timeout_seconds,
+    )
+    store = snapshot_store(settings, client)
+    rewrapped, current, failed = 0, 0, []
+    for company_id in sorted(store.companies()):
+        for meta in store.list(company_id):
+            try:
+                sealed = store.read(meta.company_id, meta.epoch, meta.seq)
+                fresh = cipher.rewrap(sealed)
+                if fresh is None:
+                    current += 1
+                elif store.rewrap(sealed.meta, new_key_id=fresh[0], wrapped_key=fresh[1]):
+                    rewrapped += 1
+            except (KeyMissing, SnapshotDamaged) as error:
+                failed.append(f"{company_id} {meta.epoch}/{meta.seq}: {error.message}")
+    return Rotation(rewrapped=rewrapped, current=current, failed=tuple(failed))

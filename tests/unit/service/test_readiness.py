@@ -119,6 +119,6 @@ def test_a_refusal_is_a_finding_and_an_outage_a_failed_job(
 
 
 def test_sessions_without_a_copy_are_counted(readiness: Readiness, keeper: Any) -> None:
-    keeper.problems = lambda: {COMPANY: "no lease"}
+    keeper.problems = lambda: {"3b1bee0c-cbee-4de1-88f1-d6e890f4c995": "no lease"}
     check = {item.name: item for item in readiness.report().checks}["snapshots"]
     assert (check.ok, check.detail) == (False, "1 sessions could not be copied")

@@ -107,6 +107,7 @@ def test_everything_needed_after_a_restart_is_kept(journal: SqliteStateJournal, 
         version=9,
         intent=Intent.LOGOUT,
         engine_crashes=1,
+        second_chance_used=True,
         failed_at=NOON,
     )
     local = replace(
