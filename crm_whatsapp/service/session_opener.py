@@ -3,7 +3,8 @@
 A snapshot wins over a valid local store only if its epoch is above the local one, because then
 another pod has run the session since; in the same epoch the local store wins. A missing or
 damaged local store is replaced by the newest snapshot that can be opened. What is replaced goes to
-quarantine. Before the client starts, the lease's epoch is written into creds.json and a copy of
+quarantine. Of a snapshot that may not be the last condition of its session, the Signal sessions are
+left out. Before the client starts, the lease's epoch is written into creds.json and a copy of
 the store is put beside it for the second chance.
 """
 
@@ -47,6 +48,14 @@ class RemoteSnapshots:
 
     store: SnapshotStore
     cipher: SnapshotCipher | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A snapshot that opened. is_last: taken after a clean stop, and no newer one is known."""
+
+    copy: StoreCopy
+    is_last: bool
 
 
 class SessionOpener:
@@ -120,11 +129,11 @@ class SessionOpener:
         """Install the newest snapshot that can be opened."""
         try:
             has_store = report.state is FolderState.VALID
-            copy = self._fetch(remote, company_id, has_store=has_store)
-            if copy is None or _is_older_pairing(copy, report):
+            found = self._fetch(remote, company_id, has_store=has_store)
+            if found is None or _is_older_pairing(found.copy, report):
                 self._open_local(company_id, report, ready, refuse)
                 return
-            self._install(company_id, report, copy)
+            self._install(company_id, report, found)
         except KeyMissing as error:
             refuse(Reason.KEY_MISSING, error.message)
         except (StoreUnavailable, StorageError) as error:
@@ -137,18 +146,20 @@ class SessionOpener:
         else:
             ready()
 
-    def _install(self, company_id: str, report: FolderReport, copy: StoreCopy) -> None:
+    def _install(self, company_id: str, report: FolderReport, found: _Found) -> None:
         if report.state is not FolderState.MISSING:
             self._folders.quarantine(company_id, "replaced-by-snapshot")
         self._folders.prepare(company_id)
-        epoch = max(self._leases.epoch_of(company_id), copy.credentials.epoch)
-        self._copier.install(copy, epoch=epoch)
+        epoch = max(self._leases.epoch_of(company_id), found.copy.credentials.epoch)
+        self._copier.install(found.copy, epoch=epoch, reset_signal=not found.is_last)
         self._folders.keep_before_start(company_id)
-        log.info("session restored from its snapshot", company_id=company_id)
+        log.info(
+            "session restored from its snapshot",
+            company_id=company_id,
+            signal_sessions_reset=not found.is_last,
+        )
 
-    def _fetch(
-        self, remote: RemoteSnapshots, company_id: str, *, has_store: bool
-    ) -> StoreCopy | None:
+    def _fetch(self, remote: RemoteSnapshots, company_id: str, *, has_store: bool) -> _Found | None:
         """Return the newest snapshot that opens, trying older ones after a damaged one.
 
         A missing key ends the search: an older store would hurt a session that is whole.
@@ -159,10 +170,13 @@ class SessionOpener:
         refusals: list[SnapshotDamaged] = []
         for meta in snapshots:
             try:
-                return remote.cipher.open(remote.store.read(company_id, meta.epoch, meta.seq))
+                sealed = remote.store.read(company_id, meta.epoch, meta.seq)
+                copy = remote.cipher.open(sealed)
             except SnapshotDamaged as error:
                 _log_damage(meta, error)
                 refusals.append(error)
+            else:
+                return _Found(copy=copy, is_last=sealed.meta.clean and not refusals)
         if not refusals:
             self._catalogue.forget(company_id)
             return None

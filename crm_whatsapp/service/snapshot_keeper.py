@@ -227,6 +227,8 @@ class SnapshotKeeper:
             return False
         if present.important != state.fingerprint.important:
             return True
+        if state.meta is not None and state.meta.clean:
+            return True  # it says that nothing has changed since: no longer so
         waited = self._clock.monotonic() - state.taken_at_monotonic
         return waited >= self._terms.ratchet_interval_seconds and self._has_budget(state)
 
