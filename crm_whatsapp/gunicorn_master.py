@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from crm_whatsapp.config import Settings, check_sessions_dir, load_settings
 from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
 from crm_whatsapp.sessions.directory_lock import DirectoryLock
+from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.service_key import load_service_key
 
 _ORPHAN_GRACE_SECONDS = 5.0
@@ -44,6 +45,18 @@ def service_key(settings: Settings) -> tuple[str, Path | None, bool]:
     return found.key, found.path, found.made
 
 
+def check_snapshot_settings(settings: Settings) -> None:
+    """Look at what only matters once a session is copied: then it would be too late to refuse.
+
+    Raises:
+        ConfigurationError: naming the variable, never showing a key.
+    """
+    if settings.snapshot_encryption_keys is not None:
+        KeyRing.parse(settings.snapshot_encryption_keys.get_secret_value())
+    if settings.snapshot_storage == "s3" and settings.s3_bucket is None:
+        raise ConfigurationError("S3_BUCKET is not set, and SNAPSHOT_STORAGE is s3")
+
+
 def prepare_master(server: Any, settings: Settings) -> None:
     """Check what would make the worker fail, and take the lock on SESSIONS_DIR."""
     try:
@@ -52,6 +65,7 @@ def prepare_master(server: Any, settings: Settings) -> None:
                 f"one worker runs all sessions of a SESSIONS_DIR, not {server.cfg.workers}: "
                 "remove --workers and WEB_CONCURRENCY, and run more pods for more load"
             )
+        check_snapshot_settings(settings)
         check_sessions_dir(settings.sessions_dir)
         grace = settings.graceful_shutdown_timeout / 1000 + _ORPHAN_GRACE_SECONDS
         server.crm_directory_lock = DirectoryLock.acquire(settings.sessions_dir, grace)

@@ -21,6 +21,7 @@ GOOD = {
     "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_0123456789",
     "SESSIONS_DIR": "/var/lib/crm-whatsapp",
 }
+KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 IN_MILLISECONDS = {
     "SESSION_RECOVERY_STARTUP_DELAY",
     "SESSION_RESTORE_DELAY_MS",
@@ -227,6 +228,22 @@ class TestGunicorn:
     )
     def test_refuses_a_bad_value(self, tmp_path: Path, name: str, value: str) -> None:
         assert self.refuse(tmp_path, **{name: value}).startswith(f"{name}: ")
+
+    @pytest.mark.parametrize(
+        "keys", ["k1", "k1:c2hvcnQ=", "k1:!", f"k1:{KEY},k1:{KEY}", f"k 1:{KEY}"]
+    )
+    def test_refuses_keys_that_could_not_open_what_they_seal(
+        self, tmp_path: Path, keys: str
+    ) -> None:
+        line = self.refuse(tmp_path, SNAPSHOT_ENCRYPTION_KEYS=keys)
+
+        assert "SNAPSHOT_ENCRYPTION_KEYS" in line
+        assert KEY not in line
+
+    def test_refuses_s3_without_a_bucket(self, tmp_path: Path) -> None:
+        line = self.refuse(tmp_path, SNAPSHOT_STORAGE="s3")
+
+        assert line == "S3_BUCKET is not set, and SNAPSHOT_STORAGE is s3"
 
     def test_names_all_that_is_missing(self, tmp_path: Path) -> None:
         line = self.refuse(tmp_path, SUPABASE_URL="", SESSIONS_DIR="")
