@@ -50,6 +50,8 @@ _DISK = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
+RUBBISH = (UnicodeDecodeError, OverflowError, MemoryError)
+"""What sqlite3 raises beside its own errors, for names and sizes made of rubbish."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,14 +152,10 @@ def _query(path: Path, mode: str, quick_check: bool, busy_timeout: float) -> Dev
             _check_size(db, path, at_rest="immutable" in mode)
             if quick_check:
                 _check_pages(db)
-            return _one_row(db)
+            return one_row(db)
     except sqlite3.Error as exc:
         raise _translated(exc) from exc
-    except (
-        UnicodeDecodeError,
-        OverflowError,
-        MemoryError,
-    ) as exc:  # names or sizes made of rubbish
+    except RUBBISH as exc:
         raise StoreCorrupt(f"{FILE_NAME} is damaged") from exc
 
 
@@ -176,7 +174,16 @@ def _check_pages(db: sqlite3.Connection) -> None:
         raise StoreCorrupt(f"{FILE_NAME} is damaged")
 
 
-def _one_row(db: sqlite3.Connection) -> DeviceRow | None:
+def one_row(db: sqlite3.Connection) -> DeviceRow | None:
+    """Return the one device row of an open store, checked; None when it holds no device.
+
+    Args:
+        db: with `bytes` as its text factory.
+
+    Raises:
+        StoreCorrupt: not a whatsmeow store, several devices, or one that is not whole.
+        sqlite3.Error, or one of RUBBISH: it cannot be read.
+    """
     columns = {bytes(row[1]).decode("utf-8", "replace") for row in _columns(db)}
     if not columns:
         if db.execute("select 1 from sqlite_master limit 1").fetchone():

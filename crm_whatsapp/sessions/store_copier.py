@@ -24,6 +24,7 @@ from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.folders import Credentials, FolderState
 from crm_whatsapp.domain.ports import SessionFolders
 from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint, StoreUnfit
+from crm_whatsapp.sessions.device_row import RUBBISH, StoreCorrupt, one_row
 from crm_whatsapp.sessions.durable_file import is_plain, refused, write_durably
 from crm_whatsapp.sessions.signal_reset import forget_ratchets
 from crm_whatsapp.sessions.snapshot_cipher import MOST_DATABASE_BYTES
@@ -202,6 +203,8 @@ class SqliteStoreCopier:
                 return work(db)
         except sqlite3.Error as exc:
             raise _translated(exc) from exc
+        except RUBBISH as exc:
+            raise _unfit(Unfit.DAMAGED, "store.db is damaged.") from exc
 
     def _copy_from(self, store: sqlite3.Connection) -> bytes:
         give_up_at = self._monotonic() + self._busy_timeout_seconds
@@ -211,12 +214,14 @@ class SqliteStoreCopier:
                 raise _unfit(Unfit.BUSY, "store.db is in use by a writer that does not let go.")
 
         with closing(sqlite3.connect(":memory:")) as memory:
+            memory.text_factory = bytes
             # All pages in one step, thus one read transaction: with a write-ahead log no writer
             # can delay it or make it start again.
             store.backup(memory, progress=give_up_in_time, sleep=_BUSY_SLEEP_SECONDS)
             database = memory.serialize()
             if not _wastes_space(memory):
                 return database
+            _check_pages(memory)  # a vacuum would leave out what it cannot read
             memory.execute("vacuum")
             return _with_journal_bytes(memory.serialize(), database[_JOURNAL_BYTES])
 
@@ -234,13 +239,15 @@ def check_copy(copy: StoreCopy) -> None:
             db.text_factory = bytes
             # A database in memory has no write-ahead log and does not open one that wants it.
             db.deserialize(_with_journal_bytes(copy.database, _NO_LOG))
-            verdict = db.execute("pragma quick_check(1)").fetchone()
-            if verdict is None or verdict[0] != b"ok":
-                raise _unfit(Unfit.DAMAGED, "The store is damaged: its check failed.")
+            _check_pages(db)
             _check_length(db, copy.database)
             jids = db.execute("select jid from whatsmeow_device limit 2").fetchall()
-    except sqlite3.Error as exc:
+            if len(jids) == 1:
+                one_row(db)  # with all its keys
+    except (sqlite3.Error, StoreCorrupt) as exc:
         raise _unfit(Unfit.DAMAGED, f"The store is damaged: {exc}.") from exc
+    except RUBBISH as exc:
+        raise _unfit(Unfit.DAMAGED, "The store is damaged: it holds rubbish.") from exc
     if not jids:
         raise _no_device()
     if len(jids) > 1:
@@ -267,6 +274,12 @@ def _check_size(db: sqlite3.Connection, at_rest: _Stamp | None) -> None:
         raise _unfit(Unfit.TOO_LARGE, "The store is larger than 256 MiB.")
     if at_rest is not None and at_rest.files[0] is not None and at_rest.files[0][1] < size:
         raise _unfit(Unfit.DAMAGED, "store.db is cut off.")
+
+
+def _check_pages(db: sqlite3.Connection) -> None:
+    verdict = db.execute("pragma quick_check(1)").fetchone()
+    if verdict is None or verdict[0] != b"ok":
+        raise _unfit(Unfit.DAMAGED, "The store is damaged: its check failed.")
 
 
 def _check_length(db: sqlite3.Connection, database: bytes) -> None:
