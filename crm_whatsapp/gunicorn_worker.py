@@ -14,6 +14,7 @@ import time
 from types import FrameType
 from typing import Protocol
 
+import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
@@ -26,6 +27,10 @@ from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import ApiKeyAuthenticator, hash_api_key
 from crm_whatsapp.web.errors import NotReady
 
+log = structlog.get_logger(__name__)
+
+_SECOND_SIGNAL_SECONDS = 0.5
+_HURRY_SECONDS = 1.0
 _EXTENSION = "crm_whatsapp.running_service"
 
 
@@ -92,7 +97,13 @@ def begin_work(worker: GunicornWorker, settings: Settings) -> None:
     os.umask(0o077)  # SQLite makes its side files with what the umask leaves
     service = _service_of(worker)
 
+    first_at: dict[int, float] = {}
+
     def on_signal(signal_number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        # One Ctrl+C or one systemd stop reaches the worker twice: directly, and by the master.
+        if now - first_at.setdefault(signal_number, now) >= _SECOND_SIGNAL_SECONDS:
+            threading.Thread(target=_hurry, args=(service,), name="hurry").start()
         threading.Thread(target=_stop_and_leave, args=(service, settings), name="stop").start()
         worker.handle_exit(signal_number, frame)
 
@@ -107,6 +118,13 @@ def _stop_and_leave(service: RunningService, settings: Settings) -> None:
     service.stop()
     left = settings.graceful_shutdown_timeout / 1000 - 0.5 - (time.monotonic() - begun)
     threading.Event().wait(max(0.1, left))
+    _leave()
+
+
+def _hurry(service: RunningService) -> None:
+    """Leave soon, whatever is still under way: somebody asked a second time."""
+    if not service.wait_stopped(_HURRY_SECONDS):
+        log.warning("a second signal: leaving without waiting for what is still stopping")
     _leave()
 
 

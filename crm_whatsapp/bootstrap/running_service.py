@@ -132,6 +132,10 @@ class RunningService:
         self.parts = parts
         log.info("the service is up", sessions=len(parts.manager.connections()))
 
+    def wait_stopped(self, timeout_seconds: float) -> bool:
+        """Wait for a stop under way to be over; False when it is not by then."""
+        return self._stopped.wait(timeout_seconds)
+
     def stop(self) -> None:
         """Stop cleanly within GRACEFUL_SHUTDOWN_TIMEOUT; a second caller waits for the first.
 

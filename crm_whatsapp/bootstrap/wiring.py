@@ -19,7 +19,8 @@ from crm_whatsapp.service.readiness import Observed, Readiness
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.session_backups import SessionBackups
-from crm_whatsapp.service.session_manager import ManagerParts, SessionManager
+from crm_whatsapp.service.session_manager import SessionManager
+from crm_whatsapp.service.session_runtimes import RuntimeParts
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
 from crm_whatsapp.service.steady_clock import SteadyClock
 from crm_whatsapp.service.write_behind import WriteBehind
@@ -98,7 +99,7 @@ def build(settings: Settings) -> Parts:
         )
     )
     manager = SessionManager(
-        ManagerParts(
+        RuntimeParts(
             journal=journal,
             recorder=recorder,
             effects=effects,

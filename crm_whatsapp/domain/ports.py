@@ -89,9 +89,6 @@ class StateJournal(Protocol):
     def adopt(self, connection: Connection) -> None:
         """Take over a state that Supabase already has, without a transition."""
 
-    def forget_company(self, company_id: str) -> None:
-        """Remove everything about the company, pending entries too."""
-
 
 class ProxyVault(Protocol):
     """Each company's proxy, encrypted at rest: its URL may carry a password.

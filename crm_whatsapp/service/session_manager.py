@@ -1,13 +1,6 @@
-"""The session manager: one runtime a company, every change through its mailbox."""
+"""What the web asks of the sessions."""
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, replace
-from datetime import datetime
-
-import structlog
+from dataclasses import dataclass
 
 from crm_whatsapp.domain import events
 from crm_whatsapp.domain.connection import (
@@ -16,42 +9,18 @@ from crm_whatsapp.domain.connection import (
     DesiredState,
     PairingMethod,
     Reason,
-    Status,
 )
 from crm_whatsapp.domain.decisions import (
-    Decision,
-    Effect,
-    ForgetCompany,
-    PolicyLimits,
-    StartClient,
-    StartPairing,
     become,
 )
 from crm_whatsapp.domain.errors import (
-    CrmWhatsappError,
     NothingSaved,
     NothingToScan,
     PairingConflict,
-    ServiceBusy,
-    ServiceStopping,
-    StorageError,
 )
-from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
-from crm_whatsapp.domain.rules.timer_rules import is_due
-from crm_whatsapp.domain.session_policy import decide, is_recorded_change
-from crm_whatsapp.domain.transitions import FORGOTTEN
-from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
-from crm_whatsapp.service.effect_runner import EffectRunner, Work
-from crm_whatsapp.service.lease_keeper import LeaseKeeper
-from crm_whatsapp.service.mailroom import Mailroom
-from crm_whatsapp.service.recorder import Recorder
-from crm_whatsapp.service.row_keeper import Access, RowKeeper
-from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
-from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
-
-log = structlog.get_logger(__name__)
-
-_ANSWER_SECONDS = 5.0
+from crm_whatsapp.domain.session_policy import decide
+from crm_whatsapp.service.company_runtime import ScanCode
+from crm_whatsapp.service.session_runtimes import SessionRuntimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,72 +32,8 @@ class ActiveSession:
     is_local: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ManagerParts:
-    """What the manager is wired from."""
-
-    journal: StateJournal
-    recorder: Recorder
-    effects: EffectRunner
-    folders: SessionFolders
-    leases: LeaseKeeper
-    clock: Clock
-    proxies: ProxyVault
-    limits: PolicyLimits
-    catalogue: SnapshotCatalogue
-    snapshots: SnapshotKeeper | None
-
-
-class SessionManager:
-    """Answers status from memory and turns everything else into messages.
-
-    Attributes:
-        rows: what follows from the rows in the database.
-    """
-
-    def __init__(self, parts: ManagerParts) -> None:
-        self._parts = parts
-        self._mailroom = Mailroom()
-        self._lock = threading.Lock()
-        self._runtimes: dict[str, CompanyRuntime] = {}
-        self._forgotten: dict[str, Connection] = {}
-        self._stopping = False
-        self._polls_may_start = False
-        parts.effects.bind(self.post, self._post_work)
-        self.rows = RowKeeper(
-            Access(
-                journal=parts.journal,
-                recorder=parts.recorder,
-                clock=parts.clock,
-                in_mailbox=self._in_mailbox,
-                handle=self._handle,
-                has_credentials=self.has_credentials,
-                is_known=lambda company_id: company_id in self._runtimes,
-                forgotten_at=self._forgotten_at,
-            )
-        )
-
-    # --- life ---------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Load the journal and begin to handle messages. Starts no session."""
-        for connection in self._parts.journal.load_connections():
-            self._runtimes[connection.company_id] = CompanyRuntime(connection)
-        self._mailroom.start()
-
-    def allow_polls_to_start(self) -> None:
-        """From now on a status poll may start a restore; before that, start-up decides."""
-        self._polls_may_start = True
-
-    def refuse_requests(self) -> None:
-        """Begin to stop: requests that change something are refused from now on."""
-        self._stopping = True
-
-    def stop(self, timeout_seconds: float) -> None:
-        """Handle what was posted, then end."""
-        self._mailroom.stop(timeout_seconds)
-
-    # --- what the web asks --------------------------------------------------------------------
+class SessionManager(SessionRuntimes):
+    """Answers status from memory and turns every request into a message."""
 
     def status(self, company_id: str) -> Connection:
         """Return the status; start a restore when the policy says that a poll does.
@@ -187,7 +92,7 @@ class SessionManager:
         check(self.runtime(company_id).connection)
         if proxy is not None:
             self._parts.proxies.put(company_id, proxy)
-        return self._ask(
+        return self.ask(
             company_id,
             lambda: events.ConnectRequested(
                 has_credentials=self.has_credentials(company_id),
@@ -201,7 +106,7 @@ class SessionManager:
 
     def disconnect(self, company_id: str) -> Connection:
         """Stop the session and keep it stopped."""
-        return self._ask(
+        return self.ask(
             company_id,
             lambda: events.DisconnectRequested(has_credentials=self.has_credentials(company_id)),
         )
@@ -216,7 +121,7 @@ class SessionManager:
         runtime = self._runtimes.get(company_id)
         if not saved and (runtime is None or runtime.connection.client is ClientPhase.NONE):
             raise NothingSaved(user_action="connect")
-        return self._ask(
+        return self.ask(
             company_id,
             lambda: events.RestoreRequested(has_credentials=self.has_credentials(company_id)),
         )
@@ -225,7 +130,7 @@ class SessionManager:
         """Unlink at WhatsApp and remove what is saved; continues in the background."""
         if company_id not in self._runtimes and not self.has_credentials(company_id):
             return Connection(company_id=company_id)
-        return self._ask(
+        return self.ask(
             company_id,
             lambda: events.LogoutRequested(has_credentials=self.has_credentials(company_id)),
         )
@@ -235,7 +140,7 @@ class SessionManager:
         gone = company_id in self._forgotten and company_id not in self._runtimes
         if gone and not self.has_credentials(company_id):
             return
-        self._ask(
+        self.ask(
             company_id,
             lambda: events.DeleteRequested(has_credentials=self.has_credentials(company_id)),
         )
@@ -259,262 +164,6 @@ class SessionManager:
             for connection in self.connections()
             if connection.desired_state is DesiredState.RUN
         ]
-
-    # --- what the rest of the service asks ----------------------------------------------------
-
-    def connections(self) -> list[Connection]:
-        """Return every known connection."""
-        with self._lock:
-            return [runtime.connection for runtime in self._runtimes.values()]
-
-    def find(self, company_id: str) -> Connection | None:
-        """Return the connection if the company is known here."""
-        runtime = self._runtimes.get(company_id)
-        return runtime.connection if runtime else None
-
-    def runtime(self, company_id: str) -> CompanyRuntime:
-        """Return the company's runtime, made when there is none yet."""
-        with self._lock:
-            runtime = self._runtimes.get(company_id)
-            if runtime is None:
-                earlier = self._forgotten.get(company_id)
-                # Generations go on: a late event of the forgotten client must not be taken for one
-                # of the new client.
-                generation = earlier.generation if earlier else 0
-                runtime = CompanyRuntime(Connection(company_id=company_id, generation=generation))
-                self._runtimes[company_id] = runtime
-            return runtime
-
-    def has_credentials(self, company_id: str) -> bool:
-        """Tell whether something is saved. The store of a running client is left alone. A folder
-        that cannot be read holds something: the start will say what is wrong with it."""
-        runtime = self._runtimes.get(company_id)
-        try:
-            if runtime is not None and runtime.connection.client is not ClientPhase.NONE:
-                linked = runtime.connection.jid is not None
-                return linked or self._parts.folders.has_credentials_file(company_id)
-            saved = self._parts.folders.has_credentials(company_id)
-            return saved or self._parts.catalogue.find(company_id) is not None
-        except StorageError as error:
-            log.error(
-                "the session folder cannot be read", company_id=company_id, detail=error.message
-            )
-            return True
-
-    def post(self, company_id: str, event: events.Event) -> None:
-        """Have the event handled in the company's mailbox; returns at once."""
-        if not isinstance(event, events.EngineEvent) or company_id in self._runtimes:
-            self._in_mailbox(company_id, lambda runtime: self._handle(runtime, event))
-
-    def then(self, company_id: str, work: Callable[[Connection], None]) -> None:
-        """Have the connection passed on once everything posted so far is handled."""
-        self._in_mailbox(company_id, lambda runtime: work(runtime.connection))
-
-    def post_engine_event(self, event: events.EngineEvent) -> None:
-        """Take an event from the engines; the sink of the fleet."""
-        self.post(event.company_id, event)
-
-    def repair_credentials(self, company_id: str) -> None:
-        """Write creds.json of a connected session again if it is missing."""
-        self._in_mailbox(
-            company_id,
-            lambda runtime: (
-                self._parts.effects.write_credentials(runtime.connection)
-                if runtime.connection.is_connected
-                else None
-            ),
-        )
-
-    def sweep(self) -> None:
-        """Let everything happen that is due."""
-        now = self._parts.clock.now()
-        for connection in self.connections():
-            if is_due(connection, now) and not self._stopping:
-                saved = self.has_credentials(connection.company_id)
-                self.post(connection.company_id, events.TimerDue(has_credentials=saved))
-
-    def expire_codes(self) -> None:
-        """Take down codes that have expired unscanned, in case the sweep did not run."""
-        now = self._parts.clock.now()
-        for connection in self.connections():
-            expiry = connection.qr_expires_at
-            if expiry is not None and expiry <= now:
-                self.post(connection.company_id, events.TimerDue(has_credentials=False))
-
-    # --- inside the mailbox -------------------------------------------------------------------
-
-    def _handle(self, runtime: CompanyRuntime, event: events.Event) -> None:
-        if isinstance(event, events.PollArrived):
-            runtime.poll_posted = False
-        before = runtime.connection
-        now = self._parts.clock.now()
-        decision = self._decide(before, event, now)
-        after = decision.connection
-        forgets = any(isinstance(effect, ForgetCompany) for effect in decision.effects)
-        if forgets and not self._remove_files(runtime, decision.effects):
-            # Nothing is forgotten while its files are there: a poll would bring the session back.
-            decision = Decision(connection=after)
-            forgets = False
-        if after != before:
-            if is_recorded_change(before, after):
-                self._parts.recorder.record(before, after, type(event).__name__, now)
-                self._log_change(before, after, event)
-            self._keep_scan_code(runtime, after, event)
-            runtime.set_connection(after)
-        if forgets:
-            self._forget(runtime)
-            return
-        for effect in decision.effects:
-            self._parts.effects.run(runtime.connection, effect)
-        if after.client is ClientPhase.NONE and before.client is not ClientPhase.NONE:
-            self._after_client(after)
-
-    def _decide(self, before: Connection, event: events.Event, now: datetime) -> Decision:
-        """Ask the policy; while the service stops, nothing is started any more."""
-        decision = decide(before, event, now, self._parts.limits)
-        if not (self._stopping and decision.starts_client):
-            return decision
-        stopped = decide(decision.connection, events.ServiceStopping(), now, self._parts.limits)
-        effects = tuple(
-            effect
-            for effect in decision.effects
-            if not isinstance(effect, StartClient | StartPairing)
-        )
-        return Decision(
-            connection=replace(stopped.connection, client=ClientPhase.NONE), effects=effects
-        )
-
-    def _remove_files(self, runtime: CompanyRuntime, effects: tuple[Effect, ...]) -> bool:
-        """Remove the files of a company before it is forgotten; False when the disk refuses.
-
-        Before the record, so that a crash in between finds the deletion still under way.
-        """
-        return all(
-            self._parts.effects.run(runtime.connection, effect)
-            for effect in effects
-            if not isinstance(effect, ForgetCompany)
-        )
-
-    def _after_client(self, connection: Connection) -> None:
-        """Give up the lease of a session that is not to run here any more."""
-        if connection.desired_state is not DesiredState.STOP:
-            return
-        company_id, snapshots = connection.company_id, self._parts.snapshots
-        if snapshots is not None and connection.reason is Reason.STOPPED:
-            snapshots.finish(company_id, lambda: self.then(company_id, self._give_up_if_stopped))
-        else:
-            self._parts.leases.give_up(company_id)
-
-    def _give_up_if_stopped(self, connection: Connection) -> None:
-        at_rest = connection.client is ClientPhase.NONE
-        if at_rest and connection.desired_state is DesiredState.STOP:
-            self._parts.leases.give_up(connection.company_id)
-
-    def _forget(self, runtime: CompanyRuntime) -> None:
-        connection = runtime.connection
-        company_id = runtime.company_id
-        try:
-            self._parts.proxies.remove(company_id)
-        except StorageError as error:
-            log.error("the proxy was not removed", company_id=company_id, detail=error.message)
-        if self._parts.snapshots is not None:
-            self._parts.snapshots.retire(company_id, for_good=True)
-        self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
-        with self._lock:
-            self._forgotten[company_id] = connection
-            self._runtimes.pop(company_id, None)
-            runtime.retired = True
-        self._parts.leases.give_up(company_id)
-
-    def _forgotten_at(self, company_id: str) -> int:
-        """Return the version at which the company was last forgotten, -1 when it never was."""
-        forgotten = self._forgotten.get(company_id)
-        return forgotten.version if forgotten else -1
-
-    @staticmethod
-    def _keep_scan_code(runtime: CompanyRuntime, after: Connection, event: events.Event) -> None:
-        if after.status is not Status.AWAITING_SCAN or after.qr_expires_at is None:
-            runtime.scan_code = None
-        elif isinstance(event, events.QrIssued):
-            runtime.scan_code = ScanCode(
-                method=PairingMethod.QR, value=event.value, expires_at=after.qr_expires_at
-            )
-        elif isinstance(event, events.PairingCodeIssued):
-            runtime.scan_code = ScanCode(
-                method=PairingMethod.PAIRING_CODE,
-                value=event.code,
-                expires_at=after.qr_expires_at,
-            )
-
-    @staticmethod
-    def _log_change(before: Connection, after: Connection, event: events.Event) -> None:
-        if before.status is after.status and before.reason is after.reason:
-            return
-        log.info(
-            "session status changed",
-            company_id=after.company_id,
-            status=after.status.value,
-            reason=after.reason.value,
-            before=before.status.value,
-            event_type=type(event).__name__,
-            generation=after.generation,
-        )
-
-    # --- small things -------------------------------------------------------------------------
-
-    def _ask(
-        self,
-        company_id: str,
-        event: Callable[[], events.Event],
-        check: Callable[[Connection], None] = lambda connection: None,
-    ) -> Connection:
-        """Have a request handled and return what became of the connection.
-
-        Args:
-            event: makes the event when it is the request's turn.
-            check: looks at the connection as the request finds it; what it raises is the answer.
-        """
-        if self._stopping:
-            raise ServiceStopping
-        answer: Future[Connection] = Future()
-
-        def work(runtime: CompanyRuntime) -> None:
-            if runtime.retired:  # the company was forgotten before its turn: its next life begins
-                put(self.runtime(company_id))
-                return
-            try:
-                check(runtime.connection)
-                self._handle(runtime, event())
-            except CrmWhatsappError as error:
-                answer.set_exception(error)
-            except BaseException as error:
-                answer.set_exception(error)
-                raise
-            else:
-                answer.set_result(runtime.connection)
-
-        def put(runtime: CompanyRuntime) -> None:
-            self._mailroom.post(runtime.mailbox, lambda: work(runtime))
-
-        put(self.runtime(company_id))
-        try:
-            return answer.result(_ANSWER_SECONDS)
-        except FutureTimeout as error:
-            raise ServiceBusy from error
-
-    def _in_mailbox(self, company_id: str, work: Callable[[CompanyRuntime], None]) -> None:
-        """Have the work done in its turn; not for a company that is forgotten by then."""
-        runtime = self.runtime(company_id)
-        self._mailroom.post(runtime.mailbox, lambda: None if runtime.retired else work(runtime))
-
-    def _post_work(self, company_id: str, generation: int, work: Work) -> None:
-        def when_current(runtime: CompanyRuntime) -> None:
-            connection = runtime.connection
-            expected = (ClientPhase.STARTING, ClientPhase.PAIRING, ClientPhase.RESUMING)
-            if connection.generation == generation and connection.client in expected:
-                work(connection)
-
-        self._in_mailbox(company_id, when_current)
 
     def _scan_code(self, company_id: str, method: PairingMethod) -> ScanCode:
         runtime = self._runtimes.get(company_id)

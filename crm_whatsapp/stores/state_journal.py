@@ -154,14 +154,6 @@ class SqliteStateJournal:
         with self._writing() as db:
             db.execute(_ADOPT_STATE, _state_of(connection))
 
-    def forget_company(self, company_id: str) -> None:
-        """Remove everything about the company, pending entries too; survives a power cut."""
-        with self._writing(durable=True) as db:
-            db.execute("delete from connections where company_id = ?", (company_id,))
-            removed = db.execute("delete from backlog where company_id = ?", (company_id,)).rowcount
-        with self._lock:
-            self._backlog = max(0, self._backlog - removed)
-
     def close(self) -> None:
         """Close the file; every later call raises StorageError."""
         with self._lock:

@@ -128,14 +128,6 @@ class FakeJournal(StateJournal):
         self._check()
         self.states[connection.company_id] = connection
 
-    def forget_company(self, company_id: str) -> None:
-        self._check()
-        with self.signal:
-            self.states.pop(company_id, None)
-            self.backlog = [
-                item for item in self.backlog if item.connection.company_id != company_id
-            ]
-
     def close(self) -> None:
         self.closed = True
 

@@ -13,8 +13,9 @@ from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
-from crm_whatsapp.service.session_manager import ManagerParts, SessionManager
+from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.session_opener import SessionOpener
+from crm_whatsapp.service.session_runtimes import RuntimeParts
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
 from crm_whatsapp.service.write_behind import WriteBehind
@@ -88,7 +89,7 @@ class Pod:
             )
         )
         self.manager = SessionManager(
-            ManagerParts(
+            RuntimeParts(
                 journal=self.journal,
                 recorder=self.recorder,
                 effects=effects,

@@ -177,18 +177,6 @@ def test_adopting_takes_what_is_newer_and_sends_nothing(journal: SqliteStateJour
     assert journal.pending_count() == 1
 
 
-def test_forgetting_leaves_nothing_of_the_company(journal: SqliteStateJournal, path: Path) -> None:
-    journal.append(change(COMPANY, 1))
-    kept = change(OTHER, 1)
-    journal.append(kept)
-    journal.forget_company(COMPANY)
-    journal.forget_company(COMPANY)
-    again = reopened(journal, path)
-    assert again.pending(10) == [kept]
-    assert [c.company_id for c in again.load_connections()] == [OTHER]
-    again.close()
-
-
 def test_a_forgotten_company_is_unknown_to_the_next_start_while_its_end_waits_to_be_sent(
     journal: SqliteStateJournal, path: Path
 ) -> None:
