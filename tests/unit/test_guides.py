@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted(
     [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")], key=lambda path: path.name
 )
+EXAMPLE = REPOSITORY / ".env.example"
 INTEGRATION = (REPOSITORY / "docs" / "integration.md").read_text()
 API = (REPOSITORY / "docs" / "api.md").read_text()
 
@@ -143,6 +144,14 @@ def test_make_targets_that_a_guide_names_exist(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 
     assert set(re.findall(r"`make ([a-z-]+)", path.read_text())) <= targets
+
+
+@pytest.mark.parametrize("path", [*GUIDES, EXAMPLE], ids=lambda path: path.name)
+def test_operator_commands_that_a_guide_names_exist(path: Path) -> None:
+    source = (REPOSITORY / "crm_whatsapp" / "cli.py").read_text()
+    commands = set(re.findall(r"add_parser\(\s*\"([a-z-]+)\"", source))
+
+    assert set(re.findall(r"python -m crm_whatsapp ([a-z-]+)", path.read_text())) <= commands
 
 
 def test_log_lines_that_the_operations_guide_quotes_are_logged() -> None:
