@@ -252,3 +252,29 @@ def leases_held(deployment: Deployment) -> int:
     """Return how many leases have not been released."""
     sql = "select count(*) as n from public.whatsapp_leases where expires_at > now()"
     return int(deployment.rows(sql)[0]["n"])
+
+
+def test_a_second_signal_hurries(deployment: Deployment) -> None:
+    companies = deployment.seed(2)
+    service = deployment.start(GRACEFUL_SHUTDOWN_TIMEOUT="60000")
+    deployment.await_all_connected(list(companies))
+    for jid in companies.values():
+        deployment.phones.call("black-hole", {"jid": jid, "mode": "link"})
+    worker = service.worker_pid()
+    tree = service.processes()
+    os.kill(worker, signal.SIGTERM)
+    assert wait_for(lambda: "service-stopped" in deployment.log(), 10)
+    first = time.monotonic()
+    assert wait_for(lambda: time.monotonic() - first > 0.6, 5)
+
+    os.kill(worker, signal.SIGTERM)
+
+    assert wait_for(lambda: not is_alive(worker), 4), "the worker went on waiting"
+    assert "a second signal" in deployment.log()
+    service.kill()
+    assert wait_for(lambda: not any(map(is_alive, tree)), 10)
+    deployment.phones.call("black-hole", {"jid": "*", "mode": "off"})
+    service.start()
+    deployment.await_all_connected(list(companies))
+    for jid in companies.values():
+        assert deployment.phones.counters(jid)["pairings"] == 0
