@@ -170,6 +170,7 @@ class EffectRunner:
             refuse=lambda reason, detail: self._post_work(
                 company_id, generation, lambda _: self._refuse(company_id, reason, detail)
             ),
+            later=lambda work: self._post_work(company_id, generation, lambda _: work()),
         )
 
     def _open_pairing(self, connection: Connection) -> None:

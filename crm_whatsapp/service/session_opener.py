@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 Ready = Callable[[], None]
 Refuse = Callable[[Reason, str], None]
+Later = Callable[[Callable[[], None]], None]
+"""Runs the work in the company's mailbox, unless the start is no longer wanted by then."""
 
 REASONS = {
     FolderState.MISSING: Reason.CREDENTIALS_MISSING,
@@ -58,6 +60,10 @@ class _Found:
     is_last: bool
 
 
+def _at_once(work: Callable[[], None]) -> None:
+    work()
+
+
 class SessionOpener:
     """Looks at the folder in the company's mailbox; downloads on threads of its own."""
 
@@ -82,16 +88,26 @@ class SessionOpener:
         """Begin no further download."""
         self._downloads.shutdown(wait=False, cancel_futures=True)
 
-    def open(self, company_id: str, *, ready: Ready, refuse: Refuse) -> None:
+    def open(
+        self, company_id: str, *, ready: Ready, refuse: Refuse, later: Later = _at_once
+    ) -> None:
         """Answer by one of the callbacks: at once, or after a download.
 
+        Args:
+            later: what was downloaded is installed by it: by then the folder may belong to another
+                start, or to a pairing.
         Raises:
             StorageError: the disk refuses.
         """
         report = self._folders.inspect(company_id)
         if self._remote is not None and self._needs_snapshot(company_id, report):
             remote = self._remote
-            self._downloads.submit(self._open_remote, remote, company_id, report, ready, refuse)
+            try:
+                self._downloads.submit(
+                    self._open_remote, remote, company_id, report, ready, refuse, later
+                )
+            except RuntimeError:  # stopped
+                refuse(Reason.STORAGE_UNAVAILABLE, "The service is stopping.")
         else:
             self._open_local(company_id, report, ready, refuse)
 
@@ -125,26 +141,23 @@ class SessionOpener:
         report: FolderReport,
         ready: Ready,
         refuse: Refuse,
+        later: Later,
     ) -> None:
-        """Install the newest snapshot that can be opened."""
-        try:
+        """Fetch the newest snapshot that can be opened, and have it installed."""
+
+        def fetch() -> None:
             has_store = report.state is FolderState.VALID
             found = self._fetch(remote, company_id, has_store=has_store)
+            later(lambda: _refusing(company_id, refuse, lambda: use(found)))
+
+        def use(found: _Found | None) -> None:
             if found is None or _is_older_pairing(found.copy, report):
                 self._open_local(company_id, report, ready, refuse)
-                return
-            self._install(company_id, report, found)
-        except KeyMissing as error:
-            refuse(Reason.KEY_MISSING, error.message)
-        except (StoreUnavailable, StorageError) as error:
-            refuse(Reason.STORAGE_UNAVAILABLE, error.message)
-        except CrmWhatsappError as error:
-            refuse(Reason.STORE_CORRUPT, error.message)
-        except Exception as error:
-            log.exception("a snapshot could not be restored", company_id=company_id)
-            refuse(Reason.STORAGE_UNAVAILABLE, f"internal error: {type(error).__name__}")
-        else:
-            ready()
+            else:
+                self._install(company_id, report, found)
+                ready()
+
+        _refusing(company_id, refuse, fetch)
 
     def _install(self, company_id: str, report: FolderReport, found: _Found) -> None:
         if report.state is not FolderState.MISSING:
@@ -188,9 +201,26 @@ class SessionOpener:
         return None
 
 
+def _refusing(company_id: str, refuse: Refuse, work: Callable[[], None]) -> None:
+    """Do the work; what stands in its way is the answer."""
+    try:
+        work()
+    except KeyMissing as error:
+        refuse(Reason.KEY_MISSING, error.message)
+    except (StoreUnavailable, StorageError) as error:
+        refuse(Reason.STORAGE_UNAVAILABLE, error.message)
+    except CrmWhatsappError as error:
+        refuse(Reason.STORE_CORRUPT, error.message)
+    except Exception as error:
+        log.exception("a snapshot could not be restored", company_id=company_id)
+        refuse(Reason.STORAGE_UNAVAILABLE, f"internal error: {type(error).__name__}")
+
+
 def _is_older_pairing(copy: StoreCopy, report: FolderReport) -> bool:
     """Tell whether a valid local store was paired, or moved in, after the snapshot's."""
     local = report.credentials if report.state is FolderState.VALID else None
+    if report.needs_adoption and local is not None and local.jid == copy.credentials.jid:
+        return False  # the time is that of the store's last change, not of a pairing
     return local is not None and local.paired_at > copy.credentials.paired_at
 
 

@@ -310,9 +310,17 @@ class SessionRuntimes:
             return
         company_id, snapshots = connection.company_id, self._parts.snapshots
         if snapshots is not None and connection.reason is Reason.STOPPED:
-            snapshots.finish(company_id, lambda: self.then(company_id, self._give_up_if_stopped))
+            snapshots.finish(
+                company_id,
+                lambda: self.then(company_id, self._give_up_if_stopped),
+                at_rest=lambda: self._is_at_rest(company_id),
+            )
         else:
             self._parts.leases.give_up(company_id)
+
+    def _is_at_rest(self, company_id: str) -> bool:
+        connection = self.find(company_id)
+        return connection is None or connection.client is ClientPhase.NONE
 
     def _give_up_if_stopped(self, connection: Connection) -> None:
         at_rest = connection.client is ClientPhase.NONE

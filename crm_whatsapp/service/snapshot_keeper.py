@@ -34,6 +34,8 @@ from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 log = structlog.get_logger(__name__)
 
 _DAY_SECONDS = 86_400.0
+_LONGEST_PAUSE_SECONDS = 15.0
+"""Between attempts for a session whose snapshots fail; the first ones come sooner."""
 _STARTUP_SECONDS = 10.0
 """Restoring comes first: copies wait for it, at most so long."""
 
@@ -52,6 +54,7 @@ class SnapshotState:
     """What is known of a company's last snapshot.
 
     problem: why the last attempt failed; None after one that succeeded or was not needed.
+    failures: attempts that failed, in a row; the next one is due at retry_at_monotonic.
     """
 
     fingerprint: StoreFingerprint | None = None
@@ -60,6 +63,16 @@ class SnapshotState:
     day: int = 0
     bytes_today: int = 0
     problem: str | None = None
+    failures: int = 0
+    retry_at_monotonic: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    """Somebody who waits for the last snapshot of a session."""
+
+    done: Callable[[], None]
+    at_rest: Callable[[], bool]
 
 
 _NOTHING = SnapshotState()
@@ -92,7 +105,8 @@ class SnapshotKeeper:
         self._numbers: dict[str, tuple[int, int]] = {}
         self._queued: set[str] = set()
         self._retiring: dict[str, bool] = {}
-        self._finishing: dict[str, Callable[[], None]] = {}
+        self._finishing: dict[str, list[_Finish]] = {}
+        self._stopping = False
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"snapshots-{number}", daemon=True)
@@ -109,10 +123,15 @@ class SnapshotKeeper:
             thread.start()
 
     def stop(self) -> None:
-        """Take nothing more from the queue."""
+        """Take nothing more from the queue; who waits for a last snapshot waits no longer."""
+        with self._lock:
+            self._stopping = True
+            waiting, self._finishing = self._finishing, {}
         self._started.set()
         for _ in self._threads:
             self._queue.put(None)
+        for company_id, finishes in waiting.items():
+            _tell(company_id, finishes)
 
     def let_go(self) -> None:
         """Begin to work on the queue now: the start-up restore is over."""
@@ -130,11 +149,28 @@ class SnapshotKeeper:
             self._queued.add(company_id)
         self._queue.put(company_id)
 
-    def finish(self, company_id: str, done: Callable[[], None]) -> None:
-        """Take the last, clean snapshot of a stopped session; `done` is called in any case."""
+    def finish(
+        self,
+        company_id: str,
+        done: Callable[[], None],
+        *,
+        at_rest: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Take the last, clean snapshot of a stopped session; `done` is called in any case.
+
+        Args:
+            at_rest: tells whether no client runs; one that was started again while the snapshot
+                waited for its turn makes it an ordinary one.
+        """
+        finish = _Finish(done, at_rest)
         with self._lock:
-            self._finishing[company_id] = done
-        self.request(company_id)
+            stopping = self._stopping
+            if not stopping:
+                self._finishing.setdefault(company_id, []).append(finish)
+        if stopping:
+            _tell(company_id, [finish])
+        else:
+            self.request(company_id)
 
     def retire(self, company_id: str, *, for_good: bool = False) -> None:
         """Take a company's snapshots out of use, or remove them; tried until it is done."""
@@ -172,9 +208,8 @@ class SnapshotKeeper:
             try:
                 self._retire_waiting(company_id)
                 return self._take(company_id, clean=clean, even_if_same=even_if_same)
-            except CrmWhatsappError as error:
-                self.failed += 1
-                self._set(company_id, replace(self.state(company_id), problem=error.message))
+            except Exception as error:
+                self._note_failure(company_id, error)
                 raise
 
     def state(self, company_id: str) -> SnapshotState:
@@ -210,13 +245,31 @@ class SnapshotKeeper:
             self._catalogue.show(company_id)
         return True
 
+    def _note_failure(self, company_id: str, error: Exception) -> None:
+        state = self.state(company_id)
+        pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(state.failures, 10))
+        self.failed += 1
+        self._set(
+            company_id,
+            replace(
+                state,
+                problem=error.message
+                if isinstance(error, CrmWhatsappError)
+                else f"internal error: {type(error).__name__}",
+                failures=state.failures + 1,
+                retry_at_monotonic=self._clock.monotonic() + pause,
+            ),
+        )
+
     def _set(self, company_id: str, state: SnapshotState) -> None:
         with self._lock:
             self._states[company_id] = state
 
     def _is_due(self, company_id: str) -> bool:
         state = self.state(company_id)
-        if state.problem is not None or state.fingerprint is None:
+        if state.problem is not None:
+            return self._clock.monotonic() >= state.retry_at_monotonic
+        if state.fingerprint is None:
             return True
         try:
             present = self._copier.fingerprint(company_id)
@@ -245,9 +298,11 @@ class SnapshotKeeper:
         state = self.state(company_id)
         last = state.meta if state.meta is not None and state.meta.epoch == epoch else None
         fingerprint = self._copier.fingerprint(company_id)
-        if last is not None and fingerprint == state.fingerprint and not even_if_same:
-            if last.clean or not clean:
-                self._set(company_id, replace(state, problem=None))
+        if last is not None and not even_if_same:
+            same = fingerprint == state.fingerprint
+            minor = fingerprint.important == _important(state) and not self._has_budget(state)
+            if (same and (last.clean or not clean)) or (minor and not same and not clean):
+                self._set(company_id, replace(state, problem=None, failures=0))
                 return False
         copy = self._copier.copy(company_id)
         if copy.credentials.epoch < epoch:
@@ -321,14 +376,17 @@ class SnapshotKeeper:
         self._started.wait(_STARTUP_SECONDS)
         while (company_id := self._queue.get()) is not None:
             with self._lock:
+                if self._stopping:
+                    return
                 self._queued.discard(company_id)
-                done = self._finishing.pop(company_id, None)
+                finishes = self._finishing.pop(company_id, [])
                 retires = company_id in self._retiring
             try:
                 if retires:
                     self._retire(company_id)
                 else:
-                    self.take(company_id, clean=done is not None)
+                    clean = bool(finishes) and all(finish.at_rest() for finish in finishes)
+                    self.take(company_id, clean=clean)
             except StoreUnavailable as error:
                 log.info("snapshot postponed", company_id=company_id, detail=error.message)
             except CrmWhatsappError as error:
@@ -336,11 +394,23 @@ class SnapshotKeeper:
             except Exception:
                 log.exception("a snapshot failed", company_id=company_id)
             finally:
-                if done is not None:
-                    done()
+                _tell(company_id, finishes)
 
     def _retire(self, company_id: str) -> None:
         with self._lock:
             turn = self._turns.setdefault(company_id, threading.Lock())
         with turn:
             self._retire_waiting(company_id)
+
+
+def _important(state: SnapshotState) -> str | None:
+    return state.fingerprint.important if state.fingerprint is not None else None
+
+
+def _tell(company_id: str, finishes: Sequence[_Finish]) -> None:
+    """Let them go on; a listener that fails must not end the thread."""
+    for finish in finishes:
+        try:
+            finish.done()
+        except Exception:
+            log.exception("the end of a snapshot was not taken note of", company_id=company_id)
