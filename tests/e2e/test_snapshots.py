@@ -215,17 +215,14 @@ def test_a_flipped_bit_on_disk_is_found_and_the_snapshot_used(deployment: Deploy
 # --- keys -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        pytest.param(generate_key_entry("second"), id="another-key"),
-        pytest.param(generate_key_entry("first"), id="another-key-of-the-same-name"),
-        pytest.param("", id="no-key"),
-    ],
-)
-def test_without_the_key_nothing_is_touched_until_it_is_back(
-    deployment: Deployment, keys: str
-) -> None:
+OTHER_KEYS = {
+    "another key": generate_key_entry("second"),
+    "another key of the same name": generate_key_entry("first"),
+    "no key": "",
+}
+
+
+def test_without_the_key_nothing_is_touched_until_it_is_back(deployment: Deployment) -> None:
     companies = deployment.seed(2)
     lost, damaged = companies
     service = deployment.start()
@@ -237,25 +234,25 @@ def test_without_the_key_nothing_is_touched_until_it_is_back(
     header_of_store(deployment.folders.session_path(damaged))
     content = both_files(deployment.folders.session_path(damaged))
 
-    service = deployment.start(SNAPSHOT_ENCRYPTION_KEYS=keys)
+    for name, keys in OTHER_KEYS.items():
+        service = deployment.start(SNAPSHOT_ENCRYPTION_KEYS=keys)
+        for company_id in companies:
+            shown = deployment.await_status(company_id, "failed", reason="key-missing")
+            assert shown["user_action"] == "contact-support", name
+        if not keys:
+            assert readiness_of_snapshots(deployment)["detail"].startswith("off:")
+            assert service.readiness()["degraded"] is True
+        service.terminate()
+        assert both_files(deployment.folders.session_path(damaged)) == content, name
+        assert not deployment.folders.session_path(lost).exists(), name
+        assert not (deployment.sessions_dir / "quarantine").exists(), name
+        assert {item: snapshots(deployment, item) for item in companies} == before, name
 
-    for company_id in companies:
-        shown = deployment.await_status(company_id, "failed", reason="key-missing")
-        assert shown["user_action"] == "contact-support"
-    assert both_files(deployment.folders.session_path(damaged)) == content
-    assert not deployment.folders.session_path(lost).exists()
-    assert not (deployment.sessions_dir / "quarantine").exists()
-    assert {item: snapshots(deployment, item) for item in companies} == before
-    check = readiness_of_snapshots(deployment)
-    if not keys:
-        assert (check["ok"], check["detail"][:4]) == (False, "off:")
-        assert service.readiness()["degraded"] is True
-    service.terminate()
-
-    both = f"{keys},{KEY}" if keys and not keys.startswith("first:") else KEY
-    service = deployment.start(SNAPSHOT_ENCRYPTION_KEYS=both)
+    deployment.start(SNAPSHOT_ENCRYPTION_KEYS=f"{OTHER_KEYS['another key']},{KEY}")
     deployment.await_all_connected(list(companies))
     assert deployment.log().count(RESTORED) == 2
+    (aside,) = quarantined(deployment, damaged)
+    assert both_files(aside) == content
 
 
 def test_without_any_key_sessions_run_and_readiness_says_what_is_missing(
@@ -509,7 +506,7 @@ def test_a_clean_stop_marks_the_snapshot_and_it_is_the_store(deployment: Deploym
 
 def test_idle_sessions_cost_no_write_over_many_scans(deployment: Deployment) -> None:
     companies = deployment.seed(5)
-    deployment.start(KEEPALIVE_INTERVAL_SECONDS="1")
+    deployment.start(KEEPALIVE_INTERVAL_SECONDS="1", SNAPSHOT_SCAN_SECONDS="0.1")
     deployment.await_all_connected(list(companies))
     await_snapshots(deployment, list(companies))
     assert await_scans(deployment, 10)
