@@ -169,6 +169,8 @@ class SessionOpener:
         log.info(
             "session restored from its snapshot",
             company_id=company_id,
+            instead_of=report.state.value,
+            detail=report.detail,
             signal_sessions_reset=not found.is_last,
         )
 
