@@ -300,8 +300,10 @@ class SnapshotKeeper:
         fingerprint = self._copier.fingerprint(company_id)
         if last is not None and not even_if_same:
             same = fingerprint == state.fingerprint
-            minor = fingerprint.important == _important(state) and not self._has_budget(state)
-            if (same and (last.clean or not clean)) or (minor and not same and not clean):
+            minor = not last.clean and fingerprint.important == _important(state)
+            if (same and (last.clean or not clean)) or (
+                minor and not clean and not self._has_budget(state)
+            ):
                 self._set(company_id, replace(state, problem=None, failures=0))
                 return False
         copy = self._copier.copy(company_id)
