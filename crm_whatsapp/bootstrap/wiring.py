@@ -6,7 +6,7 @@ from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
 from crm_whatsapp.config import Settings
-from crm_whatsapp.domain.connection import ClientPhase, Status
+from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.events import LeaseLost
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.engine.supervisor import Supervisor
@@ -212,11 +212,6 @@ def _connect_listeners(parts: Parts) -> None:
     def recorded(transition: Transition) -> None:
         parts.write_behind.notify()
         parts.restore.watch(transition)
-        came_up = transition.connection.is_connected and (
-            transition.from_status is not Status.CONNECTED
-        )
-        if came_up and parts.snapshots.keeper is not None:
-            parts.snapshots.keeper.request(transition.connection.company_id)
 
     parts.recorder.listen(recorded)
     if parts.snapshots.keeper is not None:

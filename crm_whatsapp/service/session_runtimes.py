@@ -275,6 +275,10 @@ class SessionRuntimes:
             return
         for effect in decision.effects:
             self._parts.effects.run(runtime.connection, effect)
+        came_up = after.is_connected and not before.is_connected
+        if came_up and self._parts.snapshots is not None:
+            # Only now: a snapshot must not be known before creds.json tells its epoch.
+            self._parts.snapshots.request(after.company_id)
         if after.client is ClientPhase.NONE and before.client is not ClientPhase.NONE:
             self._after_client(after)
 

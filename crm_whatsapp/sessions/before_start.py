@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from crm_whatsapp.sessions import device_row as store
+from crm_whatsapp.sessions import store_seal
 from crm_whatsapp.sessions.durable_file import refused, sync_folder
 
 _FOLDER = "before-start"
@@ -16,12 +17,13 @@ _SUFFIXES = ("", "-wal")
 
 
 def keep(session: Path) -> None:
-    """Copy the store; the earlier copy is replaced by one rename.
+    """Copy the store and take its seal off; the earlier copy is replaced by one rename.
 
     Raises:
         StorageError: the disk refuses.
     """
     kept, fresh = session / _FOLDER, session / f".{_FOLDER}.tmp"
+    store_seal.take_off(session)
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)

@@ -9,6 +9,7 @@ from pathlib import Path
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
 from crm_whatsapp.sessions import credentials as creds
 from crm_whatsapp.sessions import device_row as store
+from crm_whatsapp.sessions import store_seal
 from crm_whatsapp.sessions.device_row import DeviceRow
 
 _WEBJS_FOLDERS = ("Default", "Crashpad")  # a Chromium profile, from whatsapp-web.js LocalAuth
@@ -66,6 +67,14 @@ def _with_store(folder: Path, saved: Credentials) -> FolderReport:
         return _corrupt(f"{creds.FILE_NAME} is there, but {store.FILE_NAME} holds no device")
     if row.jid != saved.jid:
         return _corrupt(f"{creds.FILE_NAME} and {store.FILE_NAME} belong to different devices")
+    try:
+        if store_seal.is_broken(folder / store.FILE_NAME):
+            return _corrupt(
+                f"{store.FILE_NAME} has changed since the last clean stop. If another store was "
+                f"put there on purpose, remove {store_seal.FILE_NAME}"
+            )
+    except OSError as exc:
+        return _unreadable(f"{store.FILE_NAME} cannot be read", exc)
     return FolderReport(state=FolderState.VALID, credentials=saved)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.sessions import store_seal
 
 _SUFFIXES = ("-wal", "-journal")
 _THREADS = 4
@@ -41,7 +42,7 @@ def settle_store(path: Path, busy_timeout_seconds: float = 0.5) -> None:
 
 
 def settle_stores(paths: Sequence[Path], timeout_seconds: float) -> list[tuple[Path, str]]:
-    """Settle each; return those that could not be, or not in time, and why."""
+    """Settle and seal each; return those that could not be, or not in time, and why."""
     give_up_at = time.monotonic() + timeout_seconds
 
     def settle(path: Path) -> tuple[Path, str] | None:
@@ -49,6 +50,8 @@ def settle_stores(paths: Sequence[Path], timeout_seconds: float) -> list[tuple[P
             return path, "no time was left"
         try:
             settle_store(path)
+            if path.exists():
+                store_seal.put_on(path)
         except (StorageError, OSError) as error:
             return path, str(error)
         return None
