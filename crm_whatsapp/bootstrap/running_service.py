@@ -122,8 +122,7 @@ class RunningService:
         if self._stop_requested.is_set():
             self.parts = parts
             return
-        if parts.snapshots.keeper is not None:
-            parts.snapshots.keeper.start()
+        parts.snapshots.keeper.start()
         parts.restore.start()
         parts.jobs.start()
         parts.reconciliation.start()
@@ -164,8 +163,6 @@ def _retire_again(parts: Parts) -> None:
         StorageError: the journal cannot be read.
     """
     keeper = parts.snapshots.keeper
-    if keeper is None:
-        return
     for connection in parts.manager.connections():
         if connection.status is Status.LOGGED_OUT:
             keeper.retire(connection.company_id)
@@ -199,13 +196,12 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     for path, why in settle_stores(stores, left(0.72)):
         log.warning("a store keeps its log beside it", path=str(path), detail=why)
     keeper = parts.snapshots.keeper
-    if keeper is not None and parts.settings.session_preserve_on_shutdown:
+    if keeper.is_on and parts.settings.session_preserve_on_shutdown:
         kept = [item.company_id for item in live if item.jid is not None]
         kept = kept if parts.write_behind.is_reachable else []
         for company_id in take_clean_snapshots(keeper, kept, left(0.8)):
             log.warning("no clean snapshot was taken in time", company_id=company_id)
-    if keeper is not None:
-        keeper.stop()
+    keeper.stop()
     parts.snapshots.opener.stop()
     parts.manager.stop(min(1.0, left(0.84)))
     parts.recorder.retry_held()

@@ -29,12 +29,12 @@ _SHUTDOWN_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class SnapshotParts:
-    """keeper is None when no key is configured: then nothing is copied anywhere."""
+    """keeper.is_on is false when no key is configured: then nothing is copied anywhere."""
 
     store: SnapshotStore
     catalogue: SnapshotCatalogue
     opener: SessionOpener
-    keeper: SnapshotKeeper | None
+    keeper: SnapshotKeeper
 
     def clean_up(self) -> int:
         """Remove expired tombstones and what nothing points to; return how much went.
@@ -69,20 +69,18 @@ def build_snapshots(
         catalogue=catalogue,
         remote=RemoteSnapshots(store, cipher),
     )
-    keeper = None
-    if cipher is not None:
-        keeper = SnapshotKeeper(
-            store=store,
-            cipher=cipher,
-            copier=copier,
-            leases=leases,
-            catalogue=catalogue,
-            clock=clock,
-            terms=SnapshotTerms(
-                ratchet_interval_seconds=settings.snapshot_ratchet_interval_seconds,
-                daily_bytes=settings.snapshot_daily_bytes,
-            ),
-        )
+    keeper = SnapshotKeeper(
+        store=store,
+        cipher=cipher,
+        copier=copier,
+        leases=leases,
+        catalogue=catalogue,
+        clock=clock,
+        terms=SnapshotTerms(
+            ratchet_interval_seconds=settings.snapshot_ratchet_interval_seconds,
+            daily_bytes=settings.snapshot_daily_bytes,
+        ),
+    )
     return SnapshotParts(store=store, catalogue=catalogue, opener=opener, keeper=keeper)
 
 

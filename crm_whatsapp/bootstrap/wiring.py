@@ -214,9 +214,8 @@ def _connect_listeners(parts: Parts) -> None:
         parts.restore.watch(transition)
 
     parts.recorder.listen(recorded)
-    if parts.snapshots.keeper is not None:
-        parts.restore.on_finished(parts.snapshots.keeper.let_go)
-        parts.snapshots.keeper.on_unwritten_term(parts.manager.repair_credentials)
+    parts.restore.on_finished(parts.snapshots.keeper.let_go)
+    parts.snapshots.keeper.on_unwritten_term(parts.manager.repair_credentials)
     parts.leases.on_snapshot(parts.snapshots.catalogue.note)
     parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
     parts.write_behind.on_stale(parts.manager.rows.take_stale)
@@ -274,22 +273,18 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
 
 def _snapshot_jobs(parts: Parts) -> list[Job]:
     keeper = parts.snapshots.keeper
-    jobs = [
+    return [
         Job(
             name="snapshot-clean-up",
             interval_seconds=86_400.0,
             function=parts.snapshots.clean_up,
-        )
+        ),
+        Job(
+            name="snapshot-scan",
+            interval_seconds=parts.settings.snapshot_scan_seconds,
+            function=lambda: keeper.scan(parts.manager.connections()),
+        ),
     ]
-    if keeper is not None:
-        jobs.append(
-            Job(
-                name="snapshot-scan",
-                interval_seconds=parts.settings.snapshot_scan_seconds,
-                function=lambda: keeper.scan(parts.manager.connections()),
-            )
-        )
-    return jobs
 
 
 def running_sessions(manager: SessionManager) -> int:

@@ -239,7 +239,7 @@ class Readiness:
 
     def _snapshots(self) -> ReadinessCheck:
         keeper = self._seen.snapshots
-        if keeper is None:
+        if keeper is None or not keeper.is_on:
             return ReadinessCheck(
                 name="snapshots",
                 ok=False,

@@ -89,7 +89,7 @@ class SessionBackups:
             NothingSaved: there is nothing to copy.
             StoreUnfit, LeaseFenced, StoreUnavailable, StoreRejected: it was not written.
         """
-        if self._keeper is None:
+        if self._keeper is None or not self._keeper.is_on:
             raise SnapshotsOff
         if not self._manager.has_credentials(company_id):
             raise NothingSaved(user_action="connect")
@@ -133,7 +133,7 @@ class SessionBackups:
     def _survives_disk_loss(
         self, company_id: str, snapshots: Sequence[SnapshotMeta]
     ) -> tuple[bool, str]:
-        if self._keeper is None:
+        if self._keeper is None or not self._keeper.is_on:
             return False, "Snapshots are off: SNAPSHOT_ENCRYPTION_KEYS is not set."
         if not snapshots:
             problem = self._keeper.state(company_id).problem

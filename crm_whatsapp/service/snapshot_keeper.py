@@ -21,6 +21,7 @@ from crm_whatsapp.domain.errors import (
 )
 from crm_whatsapp.domain.ports import Clock, SnapshotCipher, SnapshotStore, StoreCopier
 from crm_whatsapp.domain.snapshots import (
+    KeyMissing,
     SealedSnapshot,
     SnapshotDamaged,
     SnapshotMeta,
@@ -85,7 +86,7 @@ class SnapshotKeeper:
         self,
         *,
         store: SnapshotStore,
-        cipher: SnapshotCipher,
+        cipher: SnapshotCipher | None,
         copier: StoreCopier,
         leases: LeaseKeeper,
         catalogue: SnapshotCatalogue,
@@ -117,6 +118,11 @@ class SnapshotKeeper:
         self.written = 0
         self.failed = 0
 
+    @property
+    def is_on(self) -> bool:
+        """Tell whether there is a key; without one nothing is copied, but retiring goes on."""
+        return self._cipher is not None
+
     def start(self) -> None:
         """Start the threads."""
         for thread in self._threads:
@@ -144,7 +150,8 @@ class SnapshotKeeper:
     def request(self, company_id: str) -> None:
         """Ask for a snapshot soon; nothing is written when nothing has changed."""
         with self._lock:
-            if company_id in self._queued:
+            wanted = self.is_on or company_id in self._retiring
+            if not wanted or company_id in self._queued:
                 return
             self._queued.add(company_id)
         self._queue.put(company_id)
@@ -164,7 +171,7 @@ class SnapshotKeeper:
         """
         finish = _Finish(done, at_rest)
         with self._lock:
-            stopping = self._stopping
+            stopping = self._stopping or not self.is_on
             if not stopping:
                 self._finishing.setdefault(company_id, []).append(finish)
         if stopping:
@@ -189,7 +196,7 @@ class SnapshotKeeper:
             self.request(company_id)
         for connection in connections:
             live = connection.is_connected and connection.client is ClientPhase.LIVE
-            if live and self._is_due(connection.company_id):
+            if live and self.is_on and self._is_due(connection.company_id):
                 self.request(connection.company_id)
                 asked += 1
         return asked
@@ -292,6 +299,8 @@ class SnapshotKeeper:
         return int(self._clock.now().timestamp() // _DAY_SECONDS)
 
     def _take(self, company_id: str, *, clean: bool, even_if_same: bool) -> bool:
+        if self._cipher is None:
+            raise KeyMissing("SNAPSHOT_ENCRYPTION_KEYS is not set.")
         epoch = self._leases.epoch_of(company_id)
         if epoch == 0:
             raise StoreUnavailable("The session has no lease yet: the database was away.")
@@ -312,15 +321,19 @@ class SnapshotKeeper:
             # would win over the newer store that a kill leaves behind.
             self._term_listener(company_id)
             raise StoreUnavailable("The folder is not told yet of the lease's epoch.")
-        meta = self._write(copy, epoch, clean)
+        meta = self._write(self._cipher, copy, epoch, clean)
         self._remember(company_id, fingerprint, meta)
         return True
 
-    def _write(self, copy: StoreCopy, epoch: int, clean: bool) -> SnapshotMeta:
+    def _write(
+        self, cipher: SnapshotCipher, copy: StoreCopy, epoch: int, clean: bool
+    ) -> SnapshotMeta:
         """Write under the next number; when that is taken already, go on from what exists."""
         company_id = copy.credentials.company_id
         try:
-            return self._write_numbered(copy, epoch, self._next_seq(company_id, epoch), clean)
+            return self._write_numbered(
+                cipher, copy, epoch, self._next_seq(company_id, epoch), clean
+            )
         except StoreRejected as error:
             newest = error.details.get("newest_seq")
             is_stale = error.details.get("outcome") == "stale"
@@ -328,10 +341,12 @@ class SnapshotKeeper:
                 raise
             with self._lock:
                 self._numbers[company_id] = (epoch, int(newest))
-        return self._write_numbered(copy, epoch, self._next_seq(company_id, epoch), clean)
+        return self._write_numbered(cipher, copy, epoch, self._next_seq(company_id, epoch), clean)
 
-    def _write_numbered(self, copy: StoreCopy, epoch: int, seq: int, clean: bool) -> SnapshotMeta:
-        sealed = self._cipher.seal(copy, epoch=epoch, seq=seq, clean=clean)
+    def _write_numbered(
+        self, cipher: SnapshotCipher, copy: StoreCopy, epoch: int, seq: int, clean: bool
+    ) -> SnapshotMeta:
+        sealed = cipher.seal(copy, epoch=epoch, seq=seq, clean=clean)
         self._write_and_verify(sealed)
         return sealed.meta
 

@@ -20,6 +20,11 @@ from tests.unit.service.fakes import DEADLINE_SECONDS, HangingCalls
 from tests.unit.service.pod import COMPANY, Pod
 
 
+def no_keeper() -> Any:
+    """Return a keeper without a key."""
+    return SimpleNamespace(is_on=False, start=lambda: None, stop=lambda: None)
+
+
 def parts_of(pod: Pod) -> Parts:
     """Return the fakes in the places of the real things."""
     values: dict[str, Any] = {
@@ -36,7 +41,7 @@ def parts_of(pod: Pod) -> Parts:
         "readiness": None,
         "messaging": None,
         "jobs": JobBoard(),
-        "snapshots": SimpleNamespace(keeper=None, opener=pod.opener),
+        "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener),
         "backups": None,
     }
     return Parts(**values)

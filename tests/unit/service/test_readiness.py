@@ -31,7 +31,7 @@ def jobs() -> dict[str, Any]:
 
 @pytest.fixture
 def keeper() -> Any:
-    return SimpleNamespace(problems=dict, written=2, failed=0)
+    return SimpleNamespace(is_on=True, problems=dict, written=2, failed=0)
 
 
 @pytest.fixture
@@ -122,3 +122,10 @@ def test_sessions_without_a_copy_are_counted(readiness: Readiness, keeper: Any) 
     keeper.problems = lambda: {"3b1bee0c-cbee-4de1-88f1-d6e890f4c995": "no lease"}
     check = {item.name: item for item in readiness.report().checks}["snapshots"]
     assert (check.ok, check.detail) == (False, "1 sessions could not be copied")
+
+
+def test_snapshots_that_are_off_are_told(readiness: Readiness, keeper: Any) -> None:
+    keeper.is_on = False
+    check = {item.name: item for item in readiness.report().checks}["snapshots"]
+    assert not check.ok
+    assert "SNAPSHOT_ENCRYPTION_KEYS" in check.detail

@@ -11,6 +11,7 @@ from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.errors import StorageError, StoreUnavailable
 from crm_whatsapp.domain.folders import Credentials
 from crm_whatsapp.domain.snapshots import (
+    KeyMissing,
     SealedSnapshot,
     SnapshotDamaged,
     StoreCopy,
@@ -316,3 +317,37 @@ def test_for_good_outlasts_a_later_ordinary_retirement(rig: Rig) -> None:
     rig.start()
     rig.finish()
     assert rig.database.snapshots == {}
+
+
+def test_without_a_key_nothing_is_copied_and_what_is_dead_is_still_retired(rig: Rig) -> None:
+    rig.keeper.take(COMPANY)
+    off = SnapshotKeeper(
+        store=rig.remote,
+        cipher=None,
+        copier=rig.store,
+        leases=rig.leases,
+        catalogue=rig.catalogue,
+        clock=rig.clock,
+        terms=SnapshotTerms(),
+    )
+    told, retired = threading.Event(), threading.Event()
+    tombstone = rig.remote.tombstone
+
+    def noted(company_id: str) -> None:
+        tombstone(company_id)
+        retired.set()
+
+    rig.remote.tombstone = noted  # type: ignore[method-assign]
+
+    with pytest.raises(KeyMissing):
+        off.take(COMPANY)
+    off.finish(COMPANY, told.set)
+    assert told.is_set(), "who waits for a last snapshot does not wait for a key"
+    assert off.scan([LIVE]) == 0
+
+    off.start()
+    off.let_go()
+    off.retire(COMPANY)
+    assert retired.wait(DEADLINE_SECONDS), "nothing was retired"
+    off.stop()
+    assert rig.live() == []
