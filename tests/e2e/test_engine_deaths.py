@@ -137,7 +137,10 @@ def test_a_session_that_kills_its_engine_at_boot_ends_failed_and_the_others_run(
     poison, *neighbours = seeded
     deployment.phones.fail_logins(seeded[poison], answer)
     deployment.start()
-    assert_poison_ends_alone(deployment, seeded, poison, neighbours, record_property)
+    # On a slow line many are in mid-login when the engine dies; whoever proves harmless alone logs
+    # in once more when it moves home, without a gap.
+    most_logins = 3 if latency_ms else 2
+    assert_poison_ends_alone(deployment, seeded, poison, neighbours, record_property, most_logins)
 
 
 def test_a_session_that_kills_its_engine_later_disturbs_the_others_once(
@@ -159,6 +162,7 @@ def assert_poison_ends_alone(
     poison: str,
     neighbours: list[str],
     record_property: Any,
+    most_logins: int = 2,
 ) -> None:
     begun = time.monotonic()
     row = deployment.await_row(poison, 60, status="failed")
@@ -172,7 +176,12 @@ def assert_poison_ends_alone(
     shown = deployment.service.status(poison)
     assert (shown["status"], shown["reason"]) == ("failed", "engine-crash")
     assert deployment.folders.has_credentials(poison)
-    assert max(logins) <= 2, f"neighbours by number of logins: {dict(logins)}"
+    disturbed = Counter(
+        sum(entry["event"] == "EngineDied" for entry in deployment.history(item))
+        for item in neighbours
+    )
+    assert max(disturbed) <= 1, f"neighbours by number of disturbances: {dict(disturbed)}"
+    assert max(logins) <= most_logins, f"neighbours by number of logins: {dict(logins)}"
     assert len(deployment.engine_deaths()) == 2
     for company_id in neighbours:
         deployment.await_row(company_id, status="connected")
