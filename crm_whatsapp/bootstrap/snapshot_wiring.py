@@ -12,7 +12,8 @@ from crm_whatsapp.domain.ports import Clock, SnapshotStore
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.session_opener import RemoteSnapshots, SessionOpener
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
-from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper, SnapshotTerms
+from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
+from crm_whatsapp.service.snapshot_ledger import SnapshotTerms
 from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher

@@ -7,7 +7,7 @@ a change of ratchets alone at most every `ratchet_interval_seconds`.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 import structlog
@@ -16,56 +16,22 @@ from crm_whatsapp.domain.connection import ClientPhase, Connection
 from crm_whatsapp.domain.errors import (
     CrmWhatsappError,
     StorageError,
-    StoreRejected,
     StoreUnavailable,
 )
 from crm_whatsapp.domain.ports import Clock, SnapshotCipher, SnapshotStore, StoreCopier
 from crm_whatsapp.domain.snapshots import (
     KeyMissing,
-    SealedSnapshot,
-    SnapshotDamaged,
-    SnapshotMeta,
-    StoreCopy,
-    StoreFingerprint,
     StoreUnfit,
 )
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
+from crm_whatsapp.service.snapshot_ledger import SnapshotLedger, SnapshotState, SnapshotTerms
+from crm_whatsapp.service.snapshot_writer import SnapshotWriter
 
 log = structlog.get_logger(__name__)
 
-_DAY_SECONDS = 86_400.0
-_LONGEST_PAUSE_SECONDS = 15.0
-"""Between attempts for a session whose snapshots fail; the first ones come sooner."""
 _STARTUP_SECONDS = 10.0
 """Restoring comes first: copies wait for it, at most so long."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotTerms:
-    """How often and how much, in seconds and bytes."""
-
-    ratchet_interval_seconds: float = 900.0
-    daily_bytes: int = 50 * 1024 * 1024
-    threads: int = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotState:
-    """What is known of a company's last snapshot.
-
-    problem: why the last attempt failed; None after one that succeeded or was not needed.
-    failures: attempts that failed, in a row; the next one is due at retry_at_monotonic.
-    """
-
-    fingerprint: StoreFingerprint | None = None
-    taken_at_monotonic: float = float("-inf")
-    meta: SnapshotMeta | None = None
-    day: int = 0
-    bytes_today: int = 0
-    problem: str | None = None
-    failures: int = 0
-    retry_at_monotonic: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +40,6 @@ class _Finish:
 
     done: Callable[[], None]
     at_rest: Callable[[], bool]
-
-
-_NOTHING = SnapshotState()
 
 
 class SnapshotKeeper:
@@ -98,12 +61,10 @@ class SnapshotKeeper:
         self._copier = copier
         self._leases = leases
         self._catalogue = catalogue
-        self._clock = clock
-        self._terms = terms
+        self._ledger = SnapshotLedger(clock, terms)
+        self._writer = SnapshotWriter(store, leases)
         self._lock = threading.Lock()
-        self._states: dict[str, SnapshotState] = {}
         self._turns: dict[str, threading.Lock] = {}
-        self._numbers: dict[str, tuple[int, int]] = {}
         self._queued: set[str] = set()
         self._retiring: dict[str, bool] = {}
         self._finishing: dict[str, list[_Finish]] = {}
@@ -182,8 +143,8 @@ class SnapshotKeeper:
     def retire(self, company_id: str, *, for_good: bool = False) -> None:
         """Take a company's snapshots out of use, or remove them; tried until it is done."""
         self._catalogue.hide(company_id)
+        self._ledger.drop(company_id)
         with self._lock:
-            self._states.pop(company_id, None)
             self._retiring[company_id] = for_good or self._retiring.get(company_id, False)
         self.request(company_id)
 
@@ -216,22 +177,17 @@ class SnapshotKeeper:
                 self._retire_waiting(company_id)
                 return self._take(company_id, clean=clean, even_if_same=even_if_same)
             except Exception as error:
-                self._note_failure(company_id, error)
+                self.failed += 1
+                self._ledger.note_failure(company_id, error)
                 raise
 
     def state(self, company_id: str) -> SnapshotState:
         """Return what is known of the company's last snapshot."""
-        with self._lock:
-            return self._states.get(company_id, _NOTHING)
+        return self._ledger.state(company_id)
 
     def problems(self) -> dict[str, str]:
         """Return why the last snapshot of a company failed, for those whose did."""
-        with self._lock:
-            return {
-                company_id: state.problem
-                for company_id, state in self._states.items()
-                if state.problem is not None
-            }
+        return self._ledger.problems()
 
     def _retire_waiting(self, company_id: str) -> bool:
         """Do what `retire` asked for; True when there was something."""
@@ -243,8 +199,8 @@ class SnapshotKeeper:
             self._store.delete(company_id)
         else:
             self._store.tombstone(company_id)
+        self._ledger.drop(company_id)  # what a copy that was under way meanwhile has noted
         with self._lock:
-            self._states.pop(company_id, None)  # of a copy that was under way meanwhile
             done = self._retiring.get(company_id) is for_good
             if done:
                 self._retiring.pop(company_id, None)
@@ -252,132 +208,26 @@ class SnapshotKeeper:
             self._catalogue.show(company_id)
         return True
 
-    def _note_failure(self, company_id: str, error: Exception) -> None:
-        state = self.state(company_id)
-        pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(state.failures, 10))
-        self.failed += 1
-        self._set(
-            company_id,
-            replace(
-                state,
-                problem=error.message
-                if isinstance(error, CrmWhatsappError)
-                else f"internal error: {type(error).__name__}",
-                failures=state.failures + 1,
-                retry_at_monotonic=self._clock.monotonic() + pause,
-            ),
-        )
-
-    def _set(self, company_id: str, state: SnapshotState) -> None:
-        with self._lock:
-            self._states[company_id] = state
-
-    def _is_due(self, company_id: str) -> bool:
-        state = self.state(company_id)
-        if state.problem is not None:
-            return self._clock.monotonic() >= state.retry_at_monotonic
-        if state.fingerprint is None:
-            return True
-        try:
-            present = self._copier.fingerprint(company_id)
-        except (StoreUnfit, StorageError) as error:
-            log.debug("the store cannot be read now", company_id=company_id, detail=error.message)
-            return False
-        if present == state.fingerprint:
-            return False
-        if present.important != state.fingerprint.important:
-            return True
-        if state.meta is not None and state.meta.clean:
-            return True  # it says that nothing has changed since: no longer so
-        waited = self._clock.monotonic() - state.taken_at_monotonic
-        return waited >= self._terms.ratchet_interval_seconds and self._has_budget(state)
-
-    def _has_budget(self, state: SnapshotState) -> bool:
-        return state.day != self._today() or state.bytes_today < self._terms.daily_bytes
-
-    def _today(self) -> int:
-        return int(self._clock.now().timestamp() // _DAY_SECONDS)
-
     def _take(self, company_id: str, *, clean: bool, even_if_same: bool) -> bool:
         if self._cipher is None:
             raise KeyMissing("SNAPSHOT_ENCRYPTION_KEYS is not set.")
         epoch = self._leases.epoch_of(company_id)
         if epoch == 0:
             raise StoreUnavailable("The session has no lease yet: the database was away.")
-        state = self.state(company_id)
-        last = state.meta if state.meta is not None and state.meta.epoch == epoch else None
         fingerprint = self._copier.fingerprint(company_id)
-        if last is not None and not even_if_same:
-            same = fingerprint == state.fingerprint
-            minor = not last.clean and fingerprint.important == _important(state)
-            if (same and (last.clean or not clean)) or (
-                minor and not clean and not self._has_budget(state)
-            ):
-                self._set(company_id, replace(state, problem=None, failures=0))
-                return False
+        if not even_if_same and self._ledger.is_needless(
+            company_id, epoch, fingerprint, clean=clean
+        ):
+            self._ledger.note_needless(company_id)
+            return False
         copy = self._copier.copy(company_id)
         if copy.credentials.epoch < epoch:
             # The client started while the database was away. Were the snapshot written first, it
             # would win over the newer store that a kill leaves behind.
             self._term_listener(company_id)
             raise StoreUnavailable("The folder is not told yet of the lease's epoch.")
-        meta = self._write(self._cipher, copy, epoch, clean)
-        self._remember(company_id, fingerprint, meta)
-        return True
-
-    def _write(
-        self, cipher: SnapshotCipher, copy: StoreCopy, epoch: int, clean: bool
-    ) -> SnapshotMeta:
-        """Write under the next number; when that is taken already, go on from what exists."""
-        company_id = copy.credentials.company_id
-        try:
-            return self._write_numbered(
-                cipher, copy, epoch, self._next_seq(company_id, epoch), clean
-            )
-        except StoreRejected as error:
-            newest = error.details.get("newest_seq")
-            is_stale = error.details.get("outcome") == "stale"
-            if not is_stale or error.details.get("newest_epoch") != epoch or newest is None:
-                raise
-            with self._lock:
-                self._numbers[company_id] = (epoch, int(newest))
-        return self._write_numbered(cipher, copy, epoch, self._next_seq(company_id, epoch), clean)
-
-    def _write_numbered(
-        self, cipher: SnapshotCipher, copy: StoreCopy, epoch: int, seq: int, clean: bool
-    ) -> SnapshotMeta:
-        sealed = cipher.seal(copy, epoch=epoch, seq=seq, clean=clean)
-        self._write_and_verify(sealed)
-        return sealed.meta
-
-    def _next_seq(self, company_id: str, epoch: int) -> int:
-        """Return a number that this process has not used: an answer may have been lost."""
-        with self._lock:
-            last_epoch, last_seq = self._numbers.get(company_id, (0, 0))
-            seq = last_seq + 1 if last_epoch == epoch else 1
-            self._numbers[company_id] = (epoch, seq)
-            return seq
-
-    def _write_and_verify(self, sealed: SealedSnapshot) -> None:
-        meta = sealed.meta
-        self._store.write(self._leases.owner_id, sealed)
-        stored = self._store.read(meta.company_id, meta.epoch, meta.seq)
-        if stored.payload != sealed.payload or stored.wrapped_key != sealed.wrapped_key:
-            raise SnapshotDamaged("The snapshot reads back differently from what was written.")
-
-    def _remember(self, company_id: str, fingerprint: StoreFingerprint, meta: SnapshotMeta) -> None:
-        state, today = self.state(company_id), self._today()
-        spent = state.bytes_today if state.day == today else 0
-        self._set(
-            company_id,
-            SnapshotState(
-                fingerprint=fingerprint,
-                taken_at_monotonic=self._clock.monotonic(),
-                meta=meta,
-                day=today,
-                bytes_today=spent + meta.size_bytes,
-            ),
-        )
+        meta = self._writer.write(self._cipher, copy, epoch, clean)
+        self._ledger.note_written(company_id, fingerprint, meta)
         self._catalogue.note(company_id, (meta.epoch, meta.seq))
         self.written += 1
         log.info(
@@ -388,6 +238,20 @@ class SnapshotKeeper:
             size_bytes=meta.size_bytes,
             clean=meta.clean,
         )
+        return True
+
+    def _is_due(self, company_id: str) -> bool:
+        state = self.state(company_id)
+        if state.problem is not None:
+            return self._ledger.may_try(company_id)
+        if state.fingerprint is None:
+            return True
+        try:
+            present = self._copier.fingerprint(company_id)
+        except (StoreUnfit, StorageError) as error:
+            log.debug("the store cannot be read now", company_id=company_id, detail=error.message)
+            return False
+        return self._ledger.is_due(company_id, present)
 
     def _work(self) -> None:
         self._started.wait(_STARTUP_SECONDS)
@@ -418,10 +282,6 @@ class SnapshotKeeper:
             turn = self._turns.setdefault(company_id, threading.Lock())
         with turn:
             self._retire_waiting(company_id)
-
-
-def _important(state: SnapshotState) -> str | None:
-    return state.fingerprint.important if state.fingerprint is not None else None
 
 
 def _tell(company_id: str, finishes: Sequence[_Finish]) -> None:

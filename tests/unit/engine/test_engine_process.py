@@ -19,6 +19,7 @@ from crm_whatsapp.engine.child_settings import ChildSettings
 from crm_whatsapp.engine.engine_environment import engine_command, engine_environment
 from crm_whatsapp.engine.engine_process import EngineProcess
 from crm_whatsapp.engine.frames import Frame, Order, Report, decode, encode
+from service_process import wait_for
 
 WAIT_SECONDS = 30.0
 ROOT = Path(crm_whatsapp.__file__).resolve().parents[1]
@@ -117,10 +118,7 @@ def test_it_ends_with_its_supervisor() -> None:
     with supervisor, supervisor.stdout:
         pid = int(supervisor.stdout.readline())
         supervisor.kill()
-    deadline = time.monotonic() + WAIT_SECONDS
-    while is_running(pid):
-        assert time.monotonic() < deadline, "the engine outlives its supervisor"
-        time.sleep(0.01)
+    assert wait_for(lambda: not is_running(pid), WAIT_SECONDS), "the engine outlives its supervisor"
 
 
 def is_running(pid: int) -> bool:
@@ -132,14 +130,14 @@ def is_running(pid: int) -> bool:
 
 
 _SUPERVISOR = """
-import os, threading, time
+import os, signal, threading
 from pathlib import Path
 from crm_whatsapp.engine.engine_environment import engine_command, engine_environment
 from crm_whatsapp.engine.engine_process import EngineProcess
 environment = engine_environment(os.environ, package_root=Path.cwd(), extra={})
 process = EngineProcess(name="e", environment=environment, on_frame=print, on_end=print)
 print(process.pid, flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -159,10 +157,7 @@ def test_nothing_is_left_behind() -> None:
         made.await_report(Report.HELLO)
         made.process.kill()
         made.ends.get(timeout=WAIT_SECONDS)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while left() > before:
-        assert time.monotonic() < deadline, f"{before} -> {left()}"
-        time.sleep(0.01)
+    assert wait_for(lambda: left() <= before, WAIT_SECONDS), f"{before} -> {left()}"
 
 
 def test_an_order_that_is_none_ends_it_and_says_why(child: Child) -> None:

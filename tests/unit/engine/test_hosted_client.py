@@ -1,7 +1,6 @@
 """The life of a client, with a client that does as it is told."""
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from crm_whatsapp.engine.pairing_client import PairingClient
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import StartGate
 from crm_whatsapp.engine.whatsapp_client import CallFailed, ClientListener, SendReceipt
+from service_process import wait_for
 
 WAIT_SECONDS = 5.0
 DEVICE: Fields = {"jid": "1:1@s.whatsapp.net", "lid": None, "push_name": None, "platform": None}
@@ -221,10 +221,7 @@ def test_a_frozen_disconnect_is_reported_after_a_while_and_holds_no_gate(
     hosted.device_known(DEVICE)
     client.may_disconnect.clear()
     hosted.request_stop()
-    deadline = time.monotonic() + WAIT_SECONDS
-    while hosted.abandoned_seconds() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert wait_for(lambda: hosted.abandoned_seconds() is not None, WAIT_SECONDS)
     host.gate.enter_write().release()  # another start gets through meanwhile
     client.may_disconnect.set()
     assert host.gone.wait(WAIT_SECONDS)

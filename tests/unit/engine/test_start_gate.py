@@ -1,12 +1,12 @@
 """The lock, the turns, the slots."""
 
 import threading
-import time
 
 import pytest
 
 from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.start_gate import DialSlots, ReadersWriterLock, StartGate
+from service_process import wait_for
 
 WAIT_SECONDS = 5.0
 
@@ -24,10 +24,12 @@ def in_thread(function: object) -> threading.Event:
 
 
 def waiting(lock: ReadersWriterLock, *, readers: int = 0, writers: int = 0) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while (lock._readers_waiting, lock._writers_waiting) != (readers, writers):
-        assert time.monotonic() < deadline, "nobody waits"
-        time.sleep(0.001)
+    wanted = (readers, writers)
+    assert wait_for(
+        lambda: (lock._readers_waiting, lock._writers_waiting) == wanted,
+        WAIT_SECONDS,
+        pause_seconds=0.001,
+    ), "nobody waits"
 
 
 def test_readers_share() -> None:

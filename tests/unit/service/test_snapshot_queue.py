@@ -19,7 +19,8 @@ from crm_whatsapp.domain.snapshots import (
 )
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
-from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper, SnapshotTerms
+from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
+from crm_whatsapp.service.snapshot_ledger import SnapshotTerms
 from crm_whatsapp.sessions.key_ring import EncryptionKey, KeyRing
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
 from tests.contract.fakes import FakeDatabase, FakeLeaseStore, FakeSnapshotStore

@@ -38,7 +38,7 @@ const HEADLINES = {
   "logging-out": "Logging out",
 };
 
-const TODO = {
+const ADVICE = {
   none: "Everything works. There is nothing to do.",
   connect: "Choose how to link the phone, then press Connect WhatsApp.",
   scan: "Follow the steps next to the code.",
@@ -56,8 +56,8 @@ export function guidance(status) {
   if (status.reason === "stopped" && status.phone_number) {
     return "Press Reconnect to use the saved link. No new scan is needed.";
   }
-  if (status.user_action === "none" && !status.is_connected) return TODO.wait;
-  return TODO[status.user_action] ?? "";
+  if (status.user_action === "none" && !status.is_connected) return ADVICE.wait;
+  return ADVICE[status.user_action] ?? "";
 }
 
 export function badge(element, status) {
