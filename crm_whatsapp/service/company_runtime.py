@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from crm_whatsapp.domain.connection import Connection, PairingMethod
+from crm_whatsapp.domain import events
+from crm_whatsapp.domain.connection import Connection, PairingMethod, Status
 from crm_whatsapp.service.mailroom import Mailbox
 
 
@@ -51,3 +52,18 @@ class CompanyRuntime:
         """Wait for the connection to become as wanted; False when it did not in time."""
         with self._changed:
             return self._changed.wait_for(lambda: wanted(self._connection), timeout_seconds)
+
+    def keep_scan_code(self, after: Connection, event: events.Event) -> None:
+        """Keep the code of an event that brought one; drop it when there is nothing to scan."""
+        if after.status is not Status.AWAITING_SCAN or after.qr_expires_at is None:
+            self.scan_code = None
+        elif isinstance(event, events.QrIssued):
+            self.scan_code = ScanCode(
+                method=PairingMethod.QR, value=event.value, expires_at=after.qr_expires_at
+            )
+        elif isinstance(event, events.PairingCodeIssued):
+            self.scan_code = ScanCode(
+                method=PairingMethod.PAIRING_CODE,
+                value=event.code,
+                expires_at=after.qr_expires_at,
+            )

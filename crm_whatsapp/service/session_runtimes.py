@@ -14,9 +14,7 @@ from crm_whatsapp.domain.connection import (
     ClientPhase,
     Connection,
     DesiredState,
-    PairingMethod,
     Reason,
-    Status,
 )
 from crm_whatsapp.domain.decisions import (
     Decision,
@@ -36,7 +34,7 @@ from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJo
 from crm_whatsapp.domain.rules.timer_rules import is_due
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
 from crm_whatsapp.domain.transitions import FORGOTTEN
-from crm_whatsapp.service.company_runtime import CompanyRuntime, ScanCode
+from crm_whatsapp.service.company_runtime import CompanyRuntime
 from crm_whatsapp.service.effect_runner import EffectRunner, Work
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.mailroom import Mailroom
@@ -267,8 +265,8 @@ class SessionRuntimes:
         if after != before:
             if is_recorded_change(before, after):
                 self._parts.recorder.record(before, after, type(event).__name__, now)
-                self._log_change(before, after, event)
-            self._keep_scan_code(runtime, after, event)
+                _log_change(before, after, event)
+            runtime.keep_scan_code(after, event)
             runtime.set_connection(after)
         if forgets:
             self._forget(runtime)
@@ -352,31 +350,16 @@ class SessionRuntimes:
         forgotten = self._forgotten.get(company_id)
         return forgotten.version if forgotten else -1
 
-    @staticmethod
-    def _keep_scan_code(runtime: CompanyRuntime, after: Connection, event: events.Event) -> None:
-        if after.status is not Status.AWAITING_SCAN or after.qr_expires_at is None:
-            runtime.scan_code = None
-        elif isinstance(event, events.QrIssued):
-            runtime.scan_code = ScanCode(
-                method=PairingMethod.QR, value=event.value, expires_at=after.qr_expires_at
-            )
-        elif isinstance(event, events.PairingCodeIssued):
-            runtime.scan_code = ScanCode(
-                method=PairingMethod.PAIRING_CODE,
-                value=event.code,
-                expires_at=after.qr_expires_at,
-            )
 
-    @staticmethod
-    def _log_change(before: Connection, after: Connection, event: events.Event) -> None:
-        if before.status is after.status and before.reason is after.reason:
-            return
-        log.info(
-            "session status changed",
-            company_id=after.company_id,
-            status=after.status.value,
-            reason=after.reason.value,
-            before=before.status.value,
-            event_type=type(event).__name__,
-            generation=after.generation,
-        )
+def _log_change(before: Connection, after: Connection, event: events.Event) -> None:
+    if before.status is after.status and before.reason is after.reason:
+        return
+    log.info(
+        "session status changed",
+        company_id=after.company_id,
+        status=after.status.value,
+        reason=after.reason.value,
+        before=before.status.value,
+        event_type=type(event).__name__,
+        generation=after.generation,
+    )
