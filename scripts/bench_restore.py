@@ -83,6 +83,8 @@ def _bench(stack: LocalSupabase, sandbox: Sandbox, folder: Path, size: int, runs
                 f"{size} sessions, {kind}: {run.seconds:.2f} s, {run.pss_mb:.0f} MB, "
                 f"{run.engine_deaths} engine deaths, stopped in {run.shutdown_seconds:.2f} s"
             )
+            if run.engine_deaths:
+                _note_deaths(service)
             if number:
                 done.append(run)
     finally:
@@ -115,6 +117,13 @@ def _run(service: ServiceProcess, size: int) -> Run:
         engine_deaths=deaths,
         shutdown_seconds=stopped,
     )
+
+
+def _note_deaths(service: ServiceProcess) -> None:
+    """Show what the service has logged about engines that died."""
+    for line in service.log_path.read_text(errors="replace").splitlines():
+        if '"engine_died"' in line:
+            _note(line[:2000])
 
 
 def _figures(service: ServiceProcess) -> tuple[int, int]:
