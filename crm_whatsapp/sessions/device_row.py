@@ -169,7 +169,7 @@ def _check_size(db: sqlite3.Connection, path: Path, *, at_rest: bool) -> None:
 
 
 def _check_pages(db: sqlite3.Connection) -> None:
-    verdict = db.execute("pragma quick_check(1)").fetchone()
+    verdict = db.execute("pragma integrity_check(1)").fetchone()
     if verdict is None or verdict[0] != b"ok":
         raise StoreCorrupt(f"{FILE_NAME} is damaged")
 

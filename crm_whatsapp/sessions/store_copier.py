@@ -277,7 +277,7 @@ def _check_size(db: sqlite3.Connection, at_rest: _Stamp | None) -> None:
 
 
 def _check_pages(db: sqlite3.Connection) -> None:
-    verdict = db.execute("pragma quick_check(1)").fetchone()
+    verdict = db.execute("pragma integrity_check(1)").fetchone()
     if verdict is None or verdict[0] != b"ok":
         raise _unfit(Unfit.DAMAGED, "The store is damaged: its check failed.")
 
