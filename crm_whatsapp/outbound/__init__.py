@@ -1,0 +1,1 @@
+"""Adapters that speak to addresses people configured: webhook targets and alert channels."""
