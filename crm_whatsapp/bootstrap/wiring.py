@@ -15,6 +15,7 @@ from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
 from crm_whatsapp.service.keepalive import Keepalive
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.messaging import Messaging, SendLimits
+from crm_whatsapp.service.notice_board import NoticeBoard
 from crm_whatsapp.service.readiness import Observed, Readiness
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
@@ -22,6 +23,7 @@ from crm_whatsapp.service.session_backups import SessionBackups
 from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.session_runtimes import RuntimeParts
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
+from crm_whatsapp.service.status_notices import status_notice
 from crm_whatsapp.service.steady_clock import SteadyClock
 from crm_whatsapp.service.write_behind import WriteBehind
 from crm_whatsapp.sessions.owner_id import load_owner_id
@@ -52,6 +54,7 @@ class Parts:
     messaging: Messaging
     jobs: JobBoard
     snapshots: SnapshotParts
+    notices: NoticeBoard
     backups: SessionBackups
 
 
@@ -181,6 +184,7 @@ def build(settings: Settings) -> Parts:
         messaging=messaging,
         jobs=jobs,
         snapshots=snapshots,
+        notices=NoticeBoard(),
         backups=SessionBackups(
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
         ),
@@ -212,6 +216,7 @@ def _connect_listeners(parts: Parts) -> None:
     def recorded(transition: Transition) -> None:
         parts.write_behind.notify()
         parts.restore.watch(transition)
+        parts.notices.post(status_notice(transition))
 
     parts.recorder.listen(recorded)
     parts.restore.on_finished(parts.snapshots.keeper.let_go)
