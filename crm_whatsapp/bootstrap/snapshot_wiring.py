@@ -17,6 +17,7 @@ from crm_whatsapp.service.snapshot_ledger import SnapshotTerms
 from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
+from crm_whatsapp.sessions.snapshot_installer import SnapshotInstaller
 from crm_whatsapp.sessions.store_copier import SqliteStoreCopier
 from crm_whatsapp.stores.s3_bucket import BucketSettings, S3Bucket
 from crm_whatsapp.stores.s3_snapshot_store import S3SnapshotStore
@@ -65,7 +66,7 @@ def build_snapshots(
     catalogue = SnapshotCatalogue(store)
     opener = SessionOpener(
         folders=folders,
-        copier=copier,
+        installer=SnapshotInstaller(folders),
         leases=leases,
         catalogue=catalogue,
         remote=RemoteSnapshots(store, cipher),

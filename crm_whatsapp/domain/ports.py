@@ -216,7 +216,7 @@ class SnapshotCipher(Protocol):
 
 
 class StoreCopier(Protocol):
-    """Copies stores out of and into session folders. Raises StorageError as SessionFolders."""
+    """Copies stores out of session folders. Raises StorageError as SessionFolders."""
 
     def copy(self, company_id: str) -> StoreCopy:
         """Copy the store, also while its client runs, and check the copy.
@@ -228,8 +228,15 @@ class StoreCopier(Protocol):
     def fingerprint(self, company_id: str) -> StoreFingerprint:
         """Tell the store's present condition without copying it. Raises StoreUnfit."""
 
-    def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
-        """Write store.db and creds.json into the company's empty folder, durably.
 
-        reset_signal: leave out the Signal sessions: the client went on after the copy.
+class SessionInstaller(Protocol):
+    """Makes session folders of copies. Raises StorageError as SessionFolders."""
+
+    def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
+        """Put the session in place by one step; what was there is set aside.
+
+        Args:
+            reset_signal: leave out the Signal sessions: the client went on after the copy.
+        Raises:
+            StoreUnfit: the copy would not do as a store; nothing was changed.
         """

@@ -17,7 +17,12 @@ import structlog
 from crm_whatsapp.domain.connection import Reason
 from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreUnavailable
 from crm_whatsapp.domain.folders import FolderReport, FolderState
-from crm_whatsapp.domain.ports import SessionFolders, SnapshotCipher, SnapshotStore, StoreCopier
+from crm_whatsapp.domain.ports import (
+    SessionFolders,
+    SessionInstaller,
+    SnapshotCipher,
+    SnapshotStore,
+)
 from crm_whatsapp.domain.snapshots import (
     KeyMissing,
     KeyRefused,
@@ -71,14 +76,14 @@ class SessionOpener:
         self,
         *,
         folders: SessionFolders,
-        copier: StoreCopier,
+        installer: SessionInstaller,
         leases: LeaseKeeper,
         catalogue: SnapshotCatalogue,
         remote: RemoteSnapshots | None,
         threads: int = 4,
     ) -> None:
         self._folders = folders
-        self._copier = copier
+        self._installer = installer
         self._leases = leases
         self._catalogue = catalogue
         self._remote = remote
@@ -160,11 +165,8 @@ class SessionOpener:
         _refusing(company_id, refuse, fetch)
 
     def _install(self, company_id: str, report: FolderReport, found: _Found) -> None:
-        if report.state is not FolderState.MISSING:
-            self._folders.quarantine(company_id, "replaced-by-snapshot")
-        self._folders.prepare(company_id)
         epoch = max(self._leases.epoch_of(company_id), found.copy.credentials.epoch)
-        self._copier.install(found.copy, epoch=epoch, reset_signal=not found.is_last)
+        self._installer.install(found.copy, epoch=epoch, reset_signal=not found.is_last)
         self._folders.keep_before_start(company_id)
         log.info(
             "session restored from its snapshot",

@@ -25,6 +25,7 @@ from crm_whatsapp.domain.ports import (
     Clock,
     ProxyVault,
     SessionFolders,
+    SessionInstaller,
     StateJournal,
     StoreCopier,
 )
@@ -447,6 +448,10 @@ class FakeCopier(StoreCopier):
 
     def fingerprint(self, company_id: str) -> StoreFingerprint:
         raise AssertionError("nobody compares without snapshots")
+
+
+class NoInstaller(SessionInstaller):
+    """Installs nothing: for pods without snapshots."""
 
     def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
         raise AssertionError("nobody installs without snapshots")

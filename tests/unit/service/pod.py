@@ -22,13 +22,13 @@ from crm_whatsapp.service.write_behind import WriteBehind
 from tests.contract.fakes import FakeLeaseStore
 from tests.unit.service.fakes import (
     DEADLINE_SECONDS,
-    FakeCopier,
     FakeFleet,
     FakeFolders,
     FakeJournal,
     FakeProxies,
     ManualClock,
     MoodyStore,
+    NoInstaller,
     jid_of,
 )
 
@@ -72,7 +72,7 @@ class Pod:
         self.catalogue = SnapshotCatalogue(None)
         self.opener = SessionOpener(
             folders=self.folders,
-            copier=FakeCopier(),
+            installer=NoInstaller(),
             leases=self.leases,
             catalogue=self.catalogue,
             remote=None,

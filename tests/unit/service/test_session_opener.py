@@ -18,7 +18,7 @@ from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.sessions.key_ring import EncryptionKey, KeyRing
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
-from crm_whatsapp.sessions.store_copier import SqliteStoreCopier
+from crm_whatsapp.sessions.snapshot_installer import SnapshotInstaller
 from tests.contract.fakes import FakeDatabase, FakeLeaseStore, FakeSnapshot, FakeSnapshotStore
 from tests.unit.service.fakes import DEADLINE_SECONDS, ManualClock
 from tests.unit.sessions.real_stores import JID, LID, add_sessions, fresh_store
@@ -49,7 +49,7 @@ class LostDisk:
         self.catalogue = SnapshotCatalogue(store)
         self.opener = SessionOpener(
             folders=self.folders,
-            copier=SqliteStoreCopier(self.folders),
+            installer=SnapshotInstaller(self.folders),
             leases=LeaseKeeper(
                 store=FakeLeaseStore(self.database),
                 owner_id="pod",

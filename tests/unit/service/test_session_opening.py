@@ -17,7 +17,7 @@ from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.sessions.key_ring import EncryptionKey, KeyRing
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
-from crm_whatsapp.sessions.store_copier import SqliteStoreCopier
+from crm_whatsapp.sessions.snapshot_installer import SnapshotInstaller
 from tests.contract.fakes import FakeDatabase, FakeLeaseStore, FakeSnapshot, FakeSnapshotStore
 from tests.unit.service.fakes import DEADLINE_SECONDS, ManualClock
 from tests.unit.sessions.real_stores import JID, fresh_store
@@ -66,7 +66,7 @@ class World:
     def make_opener(self, cipher: EnvelopeCipher | None) -> SessionOpener:
         return SessionOpener(
             folders=self.folders,
-            copier=SqliteStoreCopier(self.folders),
+            installer=SnapshotInstaller(self.folders),
             leases=self.leases,
             catalogue=self.catalogue,
             remote=RemoteSnapshots(self.store, cipher),

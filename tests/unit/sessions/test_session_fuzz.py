@@ -26,6 +26,7 @@ from crm_whatsapp.service.session_opener import RemoteSnapshots, SessionOpener
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.sessions.credentials import is_device_jid, is_device_lid
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
+from crm_whatsapp.sessions.snapshot_installer import SnapshotInstaller
 from crm_whatsapp.sessions.store_copier import SqliteStoreCopier
 from tests.contract.fakes import FakeDatabase, FakeLeaseStore, FakeSnapshotStore
 from tests.unit.service.fakes import ManualClock
@@ -80,7 +81,7 @@ class Start:
         )
         self.opener = SessionOpener(
             folders=self.folders,
-            copier=self.copier,
+            installer=SnapshotInstaller(self.folders),
             leases=leases,
             catalogue=catalogue,
             remote=RemoteSnapshots(snapshots, None),
