@@ -6,7 +6,7 @@ import json
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,13 +25,6 @@ Eventually = Callable[[Callable[[], object], str], None]
 CLAIMERS = 24
 LEASES = 40
 TTL_SECONDS = 60
-TABLES = [
-    "whatsapp_connections",
-    "whatsapp_instances",
-    "whatsapp_leases",
-    "whatsapp_migrations",
-    "whatsapp_status_events",
-]
 
 
 def new_id() -> str:
@@ -705,59 +698,6 @@ class TestForgetCompany:
 
 
 class TestAccess:
-    @pytest.fixture(params=["anon key", "publishable key", "user token"])
-    def stranger(
-        self,
-        request: pytest.FixtureRequest,
-        stack: LocalSupabase,
-        make_rest: Callable[..., Rest],
-    ) -> Iterator[Rest]:
-        """Everybody who is not the service."""
-        user_token = stack.token("authenticated", sub=new_id(), aud="authenticated")
-        yield {
-            "anon key": lambda: make_rest(stack.anon_key),
-            "publishable key": lambda: make_rest(stack.publishable_key),
-            "user token": lambda: make_rest(stack.anon_key, user_token),
-        }[request.param]()
-
-    @pytest.mark.parametrize("table", TABLES)
-    def test_strangers_reach_no_table(self, stranger: Rest, table: str) -> None:
-        attempts = [
-            stranger.client.get(f"/{table}"),
-            stranger.client.post(f"/{table}", json={}),
-            stranger.client.patch(f"/{table}", json={"version": 1}),
-            stranger.client.delete(f"/{table}"),
-        ]
-
-        assert {attempt.status_code for attempt in attempts} <= {400, 401, 403}
-        assert attempts[0].json()["code"] == attempts[3].json()["code"] == "42501"
-
-    @pytest.mark.parametrize(
-        ("function", "parameters"),
-        [
-            ("whatsapp_schema_version_v1", {}),
-            ("whatsapp_record_transitions_v1", {"p_transitions": []}),
-            ("whatsapp_forget_company_v1", {"p_company_id": new_id(), "p_version": 1}),
-            (
-                "whatsapp_claim_leases_v1",
-                {"p_owner": new_id(), "p_company_ids": [], "p_ttl_seconds": 1},
-            ),
-            (
-                "whatsapp_renew_leases_v1",
-                {"p_owner": new_id(), "p_leases": [], "p_ttl_seconds": 1},
-            ),
-            ("whatsapp_release_leases_v1", {"p_owner": new_id(), "p_leases": []}),
-            ("whatsapp_tick_v1", {"p_instance": {}, "p_leases": [], "p_ttl_seconds": 1}),
-        ],
-    )
-    def test_strangers_call_no_function(
-        self, stranger: Rest, function: str, parameters: dict[str, Any]
-    ) -> None:
-        response = stranger.try_rpc(function, **parameters)
-
-        assert response.status_code in {401, 403}
-        assert response.json()["code"] == "42501"
-
     def test_the_service_cannot_rewrite_history(self, service: Rest, company_id: str) -> None:
         record(service, transition(company_id, 1))
         match = {"company_id": f"eq.{company_id}"}
