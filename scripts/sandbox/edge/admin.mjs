@@ -196,7 +196,7 @@ export class Admin {
   }
 
   #sendReceipt({ jid, message_id: id, type }) {
-    if (!['delivered', 'read'].includes(type)) throw new RequestError(400, '"type" must be "delivered" or "read"')
+    if (!/^[a-z][a-z_-]*$/.test(need(type, 'type'))) throw new RequestError(400, '"type" must be a word')
     return this.edge.post.sendReceipt(need(jid, 'jid'), need(id, 'message_id'), type)
   }
 

@@ -53,8 +53,12 @@ export function readContent(message, store) {
   return { kind: Object.keys(inner).find((key) => key !== 'messageContextInfo') ?? 'empty', text: null }
 }
 
-/** Encode a text or, with its attachment put into the store first, a media message. */
-export function makeContent({ text, media }, store) {
+/**
+ * Make a text, a media message with its attachment put into the store first, or what the caller
+ * has made: `content`, the fields of a protobuf Message.
+ */
+export function makeContent({ text, media, content: made }, store) {
+  if (made) return { type: 'text', message: made }
   if (media) {
     const { field, content } = store.prepare(media, text)
     return { type: 'media', mediatype: media.type ?? 'document', message: { [field]: content } }

@@ -176,23 +176,31 @@ export class Post {
 
   // ---- from a phone ---------------------------------------------------------------------
 
-  /** A phone writes: to every linked device of the recipient, and to its own other devices. */
-  async send({ jid, from, text, media, addressing = 'pn', id = randomBytes(10).toString('hex').toUpperCase() }) {
+  /**
+   * A phone writes: to every linked device of the recipient, and to its own other devices.
+   *
+   * raw: the plaintext as it is, base64, however malformed. group: a group's jid; the message comes
+   * as one of its participants' (encrypted to each device, as group messages are when resent).
+   */
+  async send({
+    jid, from, text, media, content, raw, group, addressing = 'pn', id = randomBytes(10).toString('hex').toUpperCase(),
+  }) {
     const sender = this.accounts.reachPhone(from)
     const recipient = this.accounts.reachPhone(jid)
     if (!sender || !recipient) throw new Error(`"${sender ? jid : from}" is not a phone number`)
     if (sender === recipient) throw new Error('"from" and "jid" are the same account')
     const copies = [...recipient.devices.values(), ...sender.devices.values()]
     if (!copies.length) throw new Error(`no device is linked to ${recipient.number}`)
-    const { message, type, mediatype } = makeContent({ text, media }, this.media)
-    const plain = encodeMessage(message)
-    const copy = encodeMessage({ deviceSentMessage: { destinationJid: recipient.jid, message } })
+    const { message, type, mediatype } = raw ? { type: 'text' } : makeContent({ text, media, content }, this.media)
+    const plain = raw ? Buffer.from(raw, 'base64') : encodeMessage(message)
+    const copy = message ? encodeMessage({ deviceSentMessage: { destinationJid: recipient.jid, message } }) : plain
     const common = { id, t: nowSeconds(), type }
     await Promise.all(copies.map((device) => {
       const mine = device.phone === sender
-      const attrs = mine
-        ? { from: sender.jid, recipient: recipient.jid, peer_recipient_lid: recipient.lidJid }
-        : { ...this.#addressed(sender, addressing), notify: sender.name }
+      const own = { from: sender.jid, recipient: recipient.jid, peer_recipient_lid: recipient.lidJid }
+      const attrs = group
+        ? { ...this.#inGroup(sender, group, addressing), notify: sender.name }
+        : mine ? own : { ...this.#addressed(sender, addressing), notify: sender.name }
       return this.#sendTo(sender, device, { ...common, ...attrs }, mine ? copy : plain, { mediatype })
     }))
     if (copies.some((device) => !this.edge.findLine(device.jid))) this.accounts.flush()
@@ -221,6 +229,12 @@ export class Post {
     return { from: phone.jid, sender_lid: phone.lidJid }
   }
 
+  #inGroup(phone, group, addressing) {
+    const from = { from: group, addressing_mode: addressing }
+    if (addressing === 'lid') return { ...from, participant: phone.lidJid, participant_pn: phone.jid }
+    return { ...from, participant: phone.jid, participant_lid: phone.lidJid }
+  }
+
   #sendTo(phone, device, attrs, plain, encAttrs, bundle = null) {
     return this.#inOrder(`${phone.number} to ${device.jid}`, async () => {
       const talk = this.#talk(phone, device)
@@ -236,14 +250,14 @@ export class Post {
 
   // ---- receipts -------------------------------------------------------------------------
 
-  /** Tell a device that its message was delivered or read. */
+  /** Tell a device that its message was delivered, read, or whatever else. */
   sendReceipt(jid, messageId, type) {
     const message = this.byId.get(messageId)
     const device = this.accounts.findDevice(message?.from_jid ?? '')
     if (!device) throw new Error(`no linked device sent a message ${messageId}`)
     if (parseJid(jid).user !== device.phone.number) throw new Error(`${messageId} was sent by ${device.jid}`)
     this.edge.deliver(device, node('receipt', {
-      from: message.chat, id: messageId, t: nowSeconds(), type: type === 'read' ? 'read' : null,
+      from: message.chat, id: messageId, t: nowSeconds(), type: type === 'delivered' ? null : type,
     }))
     return { ok: true }
   }
