@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Fleet:
         self, settings: EngineSettings, sink: EngineEventSink, loop: ControlLoop, rng: random.Random
     ) -> None:
         self.engines: list[Engine] = []
+        self.deaths: Counter[EngineRole] = Counter()
         self._settings = settings
         self._sink = sink
         self._loop = loop
@@ -247,6 +249,7 @@ class Fleet:
         detail = engine.unusable or describe_death(return_code, words.cause)
         suspects = set() if wanted else engine.suspects()
         if not wanted:
+            self.deaths[engine.role] += 1
             _log.error(
                 "engine_died",
                 engine=engine.name,

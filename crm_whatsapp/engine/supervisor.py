@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from crm_whatsapp.domain.engines import (
     EngineEventSink,
     EngineHealth,
+    EngineRole,
     PairOrder,
     SentMessage,
     StartOrder,
@@ -79,6 +80,10 @@ class Supervisor:
         """See EngineFleet."""
         now = time.monotonic()
         return [engine.health(now) for engine in list(self._fleet.engines)]
+
+    def deaths(self) -> dict[EngineRole, int]:
+        """Return how many engines of each role have ended unasked since start."""
+        return dict(self._fleet.deaths)
 
     def shutdown(self, timeout_seconds: float) -> list[str]:
         """See EngineFleet. A second call returns what the first one found."""

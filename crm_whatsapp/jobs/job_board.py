@@ -33,6 +33,7 @@ class JobRecord:
     """How a job has fared since start.
 
     running_seconds: how long the present run has lasted so far; 0 between runs.
+    last_duration_seconds: how long the last run took; 0 before the first.
     """
 
     runs: int = 0
@@ -41,6 +42,7 @@ class JobRecord:
     last_error: str | None = None
     last_run_at: datetime | None = None
     running_seconds: float = 0.0
+    last_duration_seconds: float = 0.0
 
 
 class JobBoard:
@@ -108,9 +110,10 @@ class JobBoard:
         try:
             again = True
             while again:
+                begun = time.monotonic()
                 error = self._attempt(job)
                 with self._lock:
-                    self._note(self._records[job.name], error)
+                    self._note(self._records[job.name], error, time.monotonic() - begun)
                     again = job.name in self._again
                     self._again.discard(job.name)
                     self._running[job.name] = time.monotonic()
@@ -132,8 +135,9 @@ class JobBoard:
         return None
 
     @staticmethod
-    def _note(record: JobRecord, error: str | None) -> None:
+    def _note(record: JobRecord, error: str | None, seconds: float) -> None:
         record.runs += 1
+        record.last_duration_seconds = seconds
         record.last_run_at = datetime.now(UTC)
         record.last_error = error
         record.failures += error is not None

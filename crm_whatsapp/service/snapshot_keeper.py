@@ -185,6 +185,14 @@ class SnapshotKeeper:
         """Return what is known of the company's last snapshot."""
         return self._ledger.state(company_id)
 
+    def states(self) -> dict[str, SnapshotState]:
+        """Return what is known of every company's last snapshot."""
+        return self._ledger.states()
+
+    def behind_seconds(self) -> dict[str, float]:
+        """Return how long a store has been known to hold what its snapshot does not, by company."""
+        return self._ledger.behind_seconds()
+
     def problems(self) -> dict[str, str]:
         """Return why the last snapshot of a company failed, for those whose did."""
         return self._ledger.problems()
@@ -251,6 +259,7 @@ class SnapshotKeeper:
         except (StoreUnfit, StorageError) as error:
             log.debug("the store cannot be read now", company_id=company_id, detail=error.message)
             return False
+        self._ledger.note_seen(company_id, present)
         return self._ledger.is_due(company_id, present)
 
     def _work(self) -> None:

@@ -55,6 +55,26 @@ class SnapshotLedger:
         self._terms = terms
         self._lock = threading.Lock()
         self._states: dict[str, SnapshotState] = {}
+        self._behind_since: dict[str, float] = {}
+
+    def states(self) -> dict[str, SnapshotState]:
+        """Return what is known of every company's last snapshot."""
+        with self._lock:
+            return dict(self._states)
+
+    def behind_seconds(self) -> dict[str, float]:
+        """Return how long a store has been known to hold what its snapshot does not, by company."""
+        now = self._clock.monotonic()
+        with self._lock:
+            return {company_id: now - since for company_id, since in self._behind_since.items()}
+
+    def note_seen(self, company_id: str, present: StoreFingerprint) -> None:
+        """Note whether a store as it is now is ahead of its last snapshot."""
+        with self._lock:
+            if present == self._states.get(company_id, _NOTHING).fingerprint:
+                self._behind_since.pop(company_id, None)
+            else:
+                self._behind_since.setdefault(company_id, self._clock.monotonic())
 
     def state(self, company_id: str) -> SnapshotState:
         """Return what is known of the company's last snapshot."""
@@ -74,6 +94,7 @@ class SnapshotLedger:
         """Forget the company."""
         with self._lock:
             self._states.pop(company_id, None)
+            self._behind_since.pop(company_id, None)
 
     def may_try(self, company_id: str) -> bool:
         """Tell whether the pause after the last failure is over."""
@@ -113,6 +134,8 @@ class SnapshotLedger:
         state = self.state(company_id)
         pause = min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(state.failures, 10))
         unforeseen = f"internal error: {type(error).__name__}"
+        with self._lock:
+            self._behind_since.setdefault(company_id, self._clock.monotonic())
         self._set(
             company_id,
             replace(
@@ -129,6 +152,8 @@ class SnapshotLedger:
         """Note a snapshot that was written and verified."""
         state, today = self.state(company_id), self._today()
         spent = state.bytes_today if state.day == today else 0
+        with self._lock:
+            self._behind_since.pop(company_id, None)
         self._set(
             company_id,
             SnapshotState(

@@ -69,6 +69,11 @@ class SqliteStateJournal:
         self._backlog = self.pending_count()
         self._compact_above = backlog_limit
 
+    @property
+    def backlog_count(self) -> int:
+        """How many are not yet in Supabase, without a look at the disk."""
+        return self._backlog
+
     def append(self, transition: Transition) -> None:
         """Record it and the connection's latest state in one step; the same id only once.
 

@@ -11,7 +11,7 @@ from supabase import Client, ClientOptions, SupabaseException
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random
 
-from crm_whatsapp.domain.errors import ConfigurationError, StoreUnavailable
+from crm_whatsapp.domain.errors import ConfigurationError, StoreRejected, StoreUnavailable
 from crm_whatsapp.stores.database_errors import check_answer, translated
 
 _MOST_CONNECTIONS = 8
@@ -23,8 +23,39 @@ Answer = TypeVar("Answer")
 SupabaseClient = Client
 """For those who only pass it on: nobody else imports supabase."""
 
+CallListener = Callable[[str, str, float], None]
+"""Hears of each HTTP call: the function or table, its outcome, and how many seconds it took.
 
-def make_client(url: str, key: str, timeout_seconds: float) -> Client:
+The outcome is ok, unavailable (trying again can help) or rejected.
+"""
+
+
+class _ToldClient(httpx.Client):
+    """Tells a listener how each call went. A call that is repeated is told twice."""
+
+    def __init__(self, listener: CallListener, **options: Any) -> None:
+        super().__init__(**options)
+        self._listener = listener
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send as httpx does; the answer's body has been read when this returns."""
+        begun = time.monotonic()
+        outcome = "unavailable"
+        try:
+            response = super().send(request, **options)
+            outcome = "ok"
+            return response
+        except StoreRejected:
+            outcome = "rejected"
+            raise
+        finally:
+            call = request.url.path.rsplit("/", 1)[-1]
+            self._listener(call, outcome, time.monotonic() - begun)
+
+
+def make_client(
+    url: str, key: str, timeout_seconds: float, *, on_call: CallListener | None = None
+) -> Client:
     """Return a client over HTTP/1.1 that refuses what is not a success, see database_errors.
 
     supabase-py's own HTTP/2 client is not safe across threads. A loopback address is reached
@@ -33,11 +64,13 @@ def make_client(url: str, key: str, timeout_seconds: float) -> Client:
     Args:
         key: the service_role JWT or an sb_secret_ key.
         timeout_seconds: for connecting, for a free connection, and between two bytes.
+        on_call: hears of every call, on the thread that makes it.
 
     Raises:
         ConfigurationError: the address or the key is not usable.
     """
-    http = httpx.Client(
+    http = _ToldClient(
+        on_call or _nobody,
         http2=False,
         timeout=httpx.Timeout(timeout_seconds),
         limits=httpx.Limits(
@@ -102,6 +135,10 @@ class DatabaseCalls:
             reraise=True,
         )
         return attempts(call)
+
+
+def _nobody(call: str, outcome: str, seconds: float) -> None:
+    """Hear nothing."""
 
 
 def _is_loopback(url: str) -> bool:
