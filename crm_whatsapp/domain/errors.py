@@ -82,6 +82,12 @@ class ServiceBusy(CrmWhatsappError):
     code = "busy"
 
 
+class TooManyStreams(CrmWhatsappError):
+    """All event streams are taken; try again in a moment, or poll."""
+
+    code = "too-many-streams"
+
+
 class StoreUnavailable(CrmWhatsappError):
     """The database cannot be reached."""
 

@@ -5,12 +5,17 @@ from typing import Any
 
 from crm_whatsapp.domain.connection import Connection
 from crm_whatsapp.domain.notices import Notice, NoticeKind
-from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 
 
 def status_notice(transition: Transition) -> Notice:
-    """Return the notice of a transition; it carries the transition's id."""
+    """Return the notice of a transition; it carries the transition's id.
+
+    A company that was forgotten is from then on like one that nobody has ever connected.
+    """
     connection = transition.connection
+    if transition.event == FORGOTTEN:
+        connection = Connection(company_id=connection.company_id)
     return Notice(
         id=transition.id,
         kind=NoticeKind.STATUS,
