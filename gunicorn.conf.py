@@ -4,7 +4,7 @@ import math
 import os
 from typing import Any
 
-from crm_whatsapp import gunicorn_master
+from crm_whatsapp import gunicorn_log, gunicorn_master
 
 _settings = gunicorn_master.settings_or_refusal()
 _grace_seconds = math.ceil(_settings.graceful_shutdown_timeout / 1000)
@@ -25,6 +25,7 @@ limit_request_line = 8190
 accesslog = None
 errorlog = "-"
 loglevel = _settings.log_level.lower()
+logger_class = gunicorn_log.logger_class(_settings)
 
 
 def on_starting(server: Any) -> None:

@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 from crm_whatsapp.config import Settings, check_sessions_dir, load_settings
 from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
+from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.sessions.directory_lock import DirectoryLock
 from crm_whatsapp.sessions.key_ring import KeyRing
+from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.sessions.service_key import load_service_key
 
 _ORPHAN_GRACE_SECONDS = 5.0
@@ -69,6 +71,11 @@ def prepare_master(server: Any, settings: Settings) -> None:
         check_sessions_dir(settings.sessions_dir)
         grace = settings.graceful_shutdown_timeout / 1000 + _ORPHAN_GRACE_SECONDS
         server.crm_directory_lock = DirectoryLock.acquire(settings.sessions_dir, grace)
+        configure_logging(
+            level=settings.log_level,
+            style=settings.log_format,
+            instance_id=load_owner_id(settings.sessions_dir),
+        )
         _, path, made = service_key(settings)
     except CrmWhatsappError as error:
         refuse(error)

@@ -89,6 +89,7 @@ class Mailroom:
     @staticmethod
     def _handle(mailbox: Mailbox, message: Message) -> None:
         try:
-            message()
+            with structlog.contextvars.bound_contextvars(company_id=mailbox.owner):
+                message()
         except Exception:  # the other companies must go on
             log.exception("a message could not be handled", company_id=mailbox.owner)

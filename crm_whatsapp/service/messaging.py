@@ -83,10 +83,7 @@ class Messaging:
 
         Only this error tells that: a refusal, whatever its words, is an answer of WhatsApp.
         """
-        log.warning(
-            f"Session {connection.company_id} appears disconnected, updating status",
-            company_id=connection.company_id,
-        )
+        log.warning("a send found no connected client", company_id=connection.company_id)
         event = SendShowedDeadSession(
             company_id=connection.company_id,
             generation=connection.generation,

@@ -354,6 +354,11 @@ class SessionRuntimes:
 def _log_change(before: Connection, after: Connection, event: events.Event) -> None:
     if before.status is after.status and before.reason is after.reason:
         return
+    if before.is_connected and not after.is_connected and after.desired_state is DesiredState.RUN:
+        log.warning(
+            f"Session {after.company_id} appears disconnected, updating status",
+            company_id=after.company_id,
+        )
     log.info(
         "session status changed",
         company_id=after.company_id,

@@ -118,6 +118,7 @@ class StartupRestore:
             self._open.discard(connection.company_id)
             if connection.is_connected:
                 self._restored += 1
+                log.info("Session restored", company_id=connection.company_id)
             else:
                 self._failed += 1
         self._report_when_done()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import structlog
 from flask import Flask, current_app, g, redirect, request, url_for
 from werkzeug.wrappers import Response
 
@@ -37,6 +38,7 @@ def install(app: Flask, state: WebState) -> None:
     """Give the app its state and put the access check before every route."""
     app.extensions[_EXTENSION] = state
     app.before_request(check_access)
+    app.teardown_request(lambda error: structlog.contextvars.clear_contextvars())
 
 
 def web_state() -> WebState:

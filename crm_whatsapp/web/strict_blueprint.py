@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn
 
-from flask import g, request
+import structlog
+from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -58,7 +59,7 @@ class StrictBlueprint(APIBlueprint):
 
 def _check_company(company_id: str | None) -> None:
     if company_id is not None:
-        g.company_id = company_id
+        structlog.contextvars.bind_contextvars(company_id=company_id)
         current_principal().require_company(company_id)
 
 
