@@ -26,6 +26,9 @@ TABLES = (
     "whatsapp_leases",
     "whatsapp_instances",
     "whatsapp_session_snapshots",
+    "whatsapp_webhooks",
+    "whatsapp_webhook_lanes",
+    "whatsapp_webhook_deliveries",
 )
 
 
@@ -116,8 +119,7 @@ class SandboxAdmin:
 def empty_database(db_url: str) -> None:
     """Remove every row of the service."""
     with psycopg.connect(db_url, autocommit=True) as connection:
-        for table in TABLES:
-            connection.execute(f"truncate public.{table}".encode())
+        connection.execute(f"truncate {', '.join(f'public.{table}' for table in TABLES)}".encode())
 
 
 @dataclass(slots=True)
