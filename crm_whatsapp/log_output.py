@@ -21,7 +21,6 @@ def configure_logging(*, level: str, style: str, instance_id: str | None = None)
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(allow=["company_id"]),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _with_instance(instance_id),
     ]

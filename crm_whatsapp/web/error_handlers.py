@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, render_template, request
+from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from crm_whatsapp.domain import errors as domain
@@ -18,6 +18,7 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     domain.PairingConflict: 409,
     domain.ServiceStopping: 503,
     domain.ServiceBusy: 503,
+    domain.TooManyStreams: 503,
     domain.StoreUnavailable: 503,
     domain.StoreRejected: 503,
     domain.StorageError: 503,
@@ -40,6 +41,7 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
 _RETRY_AFTER_SECONDS: dict[type[domain.CrmWhatsappError], int] = {
     domain.ServiceStopping: 5,
     domain.ServiceBusy: 1,
+    domain.TooManyStreams: 5,
     domain.StoreUnavailable: 5,
     domain.StorageError: 30,
     domain.EngineUnavailable: 2,
@@ -77,7 +79,7 @@ def status_of(error: domain.CrmWhatsappError) -> int:
 def _known_error(error: domain.CrmWhatsappError) -> Response:
     status = status_of(error)
     if status >= 500:
-        _log.warning("%s: %s", error.code, error.message, extra={"company_id": g.get("company_id")})
+        _log.warning("%s: %s", error.code, error.message)
     details = {name: it for name, it in error.details.items() if name not in ("code", "message")}
     if isinstance(error, domain.InvalidInput) and "field" in details:
         fields = [{"field": details["field"], "message": error.message}]
@@ -107,13 +109,7 @@ def _http_error(error: HTTPException) -> Any:
 
 
 def _unknown_error(error: Exception) -> Response:
-    _log.error(
-        "unexpected error in %s %s",
-        request.method,
-        request.path,
-        exc_info=error,
-        extra={"company_id": g.get("company_id")},
-    )
+    _log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
     return _answer(500, "internal-error", "Something went wrong here. It has been logged.", {})
 
 
