@@ -83,6 +83,6 @@ lock: install ## compile requirements*.in to pinned, hashed requirements*.txt
 	done
 
 clean: ## remove .venv, caches and installed node packages
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find scripts tests crm_whatsapp -name __pycache__ -type d -prune -exec rm -rf {} +
 	find scripts tests -name node_modules -type d -prune -exec rm -rf {} +
