@@ -7,28 +7,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from crm_whatsapp.domain import events
 from crm_whatsapp.domain.connection import ClientPhase, Connection, DesiredState, Reason, Status
 from crm_whatsapp.domain.ports import Clock
+from crm_whatsapp.domain.restore_outcomes import CANCELLING, RestoreOutcome, outcome_of
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
-
-RESTORED, FAILED, CANCELLED = "restored", "failed", "cancelled"
 
 _RESTORE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
-_NOBODYS_FAULT = frozenset(
-    {
-        Reason.NEVER_CONNECTED,
-        Reason.STOPPED,
-        Reason.SERVICE_STOPPED,
-        Reason.LOGGING_OUT,
-        Reason.LOGGED_OUT_BY_USER,
-        Reason.PREPARING_PAIRING,
-        Reason.PAIRING,
-        Reason.FINISHING_PAIRING,
-        Reason.PAIRING_EXPIRED,
-        Reason.PAIRING_FAILED,
-        Reason.HELD_ELSEWHERE,
-    }
-)
-"""A restore that ends so was called off; and a session that leaves `connected` so was asked to."""
+_ASKED_FOR = CANCELLING - {Reason.HELD_ELSEWHERE}
+"""A session that leaves `connected` for one of these was not lost."""
 
 _CAN_FAIL_BY = (
     Reason.WHATSAPP_UNREACHABLE,
@@ -64,9 +49,8 @@ _CAUSES = (
 class SessionMeter:
     """Listens to every recorded transition. Threads may share it.
 
-    A restore begins when a saved session is ordered to start, and ends with the first status that
-    is not that of a start under way. Counters that an alert looks at are there from the start:
-    `increase()` does not see the first event of a series that appears with it.
+    Counters that an alert looks at are there from the start: `increase()` does not see the first
+    event of a series that appears with it.
     """
 
     def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
@@ -96,7 +80,7 @@ class SessionMeter:
         )
         self._restores = Counter(
             "whatsapp_session_restores",
-            "Restores of saved sessions that came to an end: restored, failed or cancelled.",
+            "Restores of saved sessions that ended: succeeded, failed or cancelled.",
             ["outcome", "reason"],
             registry=registry,
         )
@@ -144,9 +128,9 @@ class SessionMeter:
             self._logouts.labels(reason.value)
         for cause in _CAUSES:
             self._reconnects.labels(cause)
-        self._restores.labels(RESTORED, Reason.ONLINE.value)
+        self._restores.labels(RestoreOutcome.SUCCEEDED.value, Reason.ONLINE.value)
         for reason in _CAN_FAIL_BY:
-            self._restores.labels(FAILED, reason.value)
+            self._restores.labels(RestoreOutcome.FAILED.value, reason.value)
 
     def _follow_link(self, connection: Connection, event: str) -> None:
         company_id = connection.company_id
@@ -157,8 +141,7 @@ class SessionMeter:
                 self._reconnects.labels(cause).inc()
             return
         was_up = self._end_uptime(company_id)
-        asked = connection.reason in _NOBODYS_FAULT - {Reason.HELD_ELSEWHERE}
-        if asked or connection.desired_state is DesiredState.STOP:
+        if connection.reason in _ASKED_FOR or connection.desired_state is DesiredState.STOP:
             self._lost_by.pop(company_id, None)
         elif was_up:
             self._lost_by[company_id] = _cause(connection.reason, event)
@@ -173,19 +156,17 @@ class SessionMeter:
         return True
 
     def _follow_restore(self, connection: Connection) -> None:
-        company_id, reason = connection.company_id, connection.reason
-        if reason is Reason.RESTORING and connection.status is Status.CONNECTING:
-            self._restoring.setdefault(company_id, self._clock.monotonic())
+        company_id, outcome = connection.company_id, outcome_of(connection.reason)
+        if outcome is None:
+            if connection.status is Status.CONNECTING:  # otherwise it waits for a poll to begin
+                self._restoring.setdefault(company_id, self._clock.monotonic())
             return
         begun = self._restoring.pop(company_id, None)
         if begun is None:
             return
-        if connection.is_connected:
-            outcome = RESTORED
+        self._restores.labels(outcome.value, connection.reason.value).inc()
+        if outcome is RestoreOutcome.SUCCEEDED:
             self._durations.observe(self._clock.monotonic() - begun)
-        else:
-            outcome = CANCELLED if reason in _NOBODYS_FAULT else FAILED
-        self._restores.labels(outcome, reason.value).inc()
 
 
 def _cause(reason: Reason, event: str) -> str:

@@ -1,0 +1,52 @@
+"""All figures of this process in one registry, and the page that a scraper gets."""
+
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+
+from crm_whatsapp.domain.ports import Clock
+from crm_whatsapp.service.metrics.call_meters import DatabaseMeter, HttpMeter
+from crm_whatsapp.service.metrics.session_meter import SessionMeter
+from crm_whatsapp.service.metrics.state_collector import Observed, StateCollector
+
+
+class ServiceMetrics:
+    """Made before the other parts, so that they can count; told of them when they are there.
+
+    Attributes:
+        sessions: a listener of the recorder.
+        database: hears of every call to the database.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Make a registry of its own: prometheus-client's global one is not used."""
+        # A `_created` beside each counter would double the page.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._http = HttpMeter(self._registry)
+        self.sessions = SessionMeter(self._registry, clock)
+        self.database = DatabaseMeter(self._registry)
+        ProcessCollector(registry=self._registry)
+
+    def observe(self, observed: Observed) -> StateCollector:
+        """Read these parts at every scrape from now on; more may be added to what is returned."""
+        collector = StateCollector(observed)
+        self._registry.register(collector)
+        return collector
+
+    def note_request(
+        self, route: str | None, method: str, status_code: int, seconds: float
+    ) -> None:
+        """Count an HTTP request; see HttpMeter."""
+        self._http.note(route, method, status_code, seconds)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the page and its content type.
+
+        Args:
+            accept: the request's Accept header; OpenMetrics is spoken when it is asked for.
+        """
+        try:
+            encode, content_type = choose_encoder(accept)
+        except ValueError:  # a version that is no version
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return encode(self._registry), content_type
