@@ -53,17 +53,20 @@ class CompanyRuntime:
         with self._changed:
             return self._changed.wait_for(lambda: wanted(self._connection), timeout_seconds)
 
-    def keep_scan_code(self, after: Connection, event: events.Event) -> None:
-        """Keep the code of an event that brought one; drop it when there is nothing to scan."""
+    def keep_scan_code(self, after: Connection, event: events.Event) -> ScanCode | None:
+        """Keep the code of an event that brought one; drop it when there is nothing to scan.
+
+        Returns:
+            The code, if it is a new one.
+        """
         if after.status is not Status.AWAITING_SCAN or after.qr_expires_at is None:
             self.scan_code = None
-        elif isinstance(event, events.QrIssued):
-            self.scan_code = ScanCode(
-                method=PairingMethod.QR, value=event.value, expires_at=after.qr_expires_at
-            )
+            return None
+        if isinstance(event, events.QrIssued):
+            method, value = PairingMethod.QR, event.value
         elif isinstance(event, events.PairingCodeIssued):
-            self.scan_code = ScanCode(
-                method=PairingMethod.PAIRING_CODE,
-                value=event.code,
-                expires_at=after.qr_expires_at,
-            )
+            method, value = PairingMethod.PAIRING_CODE, event.code
+        else:
+            return None
+        self.scan_code = ScanCode(method=method, value=value, expires_at=after.qr_expires_at)
+        return self.scan_code

@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 from crm_whatsapp.domain.connection import ClientPhase, Connection, DesiredState, Reason
 from crm_whatsapp.domain.events import DesiredStateChanged, Event
 from crm_whatsapp.domain.ports import Clock, StateJournal
-from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
+from crm_whatsapp.domain.transitions import (
+    FORGOTTEN,
+    Transition,
+    TransitionOutcome,
+    TransitionReceipt,
+)
 from crm_whatsapp.service.company_runtime import CompanyRuntime
+from crm_whatsapp.service.notice_board import NoticeBoard
 from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.status_notices import adoption_notice, status_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +28,7 @@ class Access:
     journal: StateJournal
     recorder: Recorder
     clock: Clock
+    notices: NoticeBoard
     in_mailbox: Callable[[str, Callable[[CompanyRuntime], None]], None]
     handle: Callable[[CompanyRuntime, Event], None]
     has_credentials: Callable[[str], bool]
@@ -37,6 +45,8 @@ class RowKeeper:
     def adopt(self, row: Connection) -> bool:
         """Take over a row that this process knows nothing newer of; no transition is recorded.
 
+        Whoever listens hears of a status that is another one now.
+
         Returns:
             False for what a listing still shows of a company that has been forgotten since.
         """
@@ -49,6 +59,9 @@ class RowKeeper:
                 adopted = replace(row, client=current.client, generation=current.generation)
                 runtime.set_connection(adopted)
                 self._access.journal.adopt(adopted)
+                if status_data(adopted) != status_data(current):
+                    now = self._access.clock.now()
+                    self._access.notices.post(adoption_notice(current, adopted, now))
 
         self._access.in_mailbox(row.company_id, work)
         return True
@@ -79,19 +92,25 @@ class RowKeeper:
 
         self._access.in_mailbox(company_id, work)
 
-    def take_stale(self, transition: Transition, row_version: int) -> None:
+    def take_stale(self, transition: Transition, receipt: TransitionReceipt) -> None:
         """Rise above a row that turned out to be newer than a transition from here.
 
         The database has kept the row as it was: if nothing that came later is above it, or if the
-        transition carried somebody's wish, the connection is recorded once more.
+        transition carried somebody's wish, the connection is recorded once more. A duplicate says
+        the same again, because the first answer may have been lost; but it is also what a
+        transition gets that was applied long before its later ones were.
         """
         company_id = transition.connection.company_id
         wish = transition.connection.desired_state if transition.sets_desired_state else None
+        row_version = receipt.row_version
 
         def check(runtime: CompanyRuntime) -> None:
             current = runtime.connection
+            below = current.version < row_version
             wanted = wish is not None and current.desired_state is wish
-            if wanted or (current.version < row_version and transition.event != FORGOTTEN):
+            if receipt.outcome is TransitionOutcome.DUPLICATE and not below:
+                return
+            if wanted or (below and transition.event != FORGOTTEN):
                 self.reassert(company_id, row_version, sets_desired_state=wanted)
 
         if self._access.is_known(company_id):

@@ -38,8 +38,10 @@ from crm_whatsapp.service.company_runtime import CompanyRuntime
 from crm_whatsapp.service.effect_runner import EffectRunner, Work
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.mailroom import Mailroom
+from crm_whatsapp.service.notice_board import NoticeBoard
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.row_keeper import Access, RowKeeper
+from crm_whatsapp.service.scan_code_notices import scan_code_notice
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
@@ -62,6 +64,7 @@ class RuntimeParts:
     limits: PolicyLimits
     catalogue: SnapshotCatalogue
     snapshots: SnapshotKeeper | None
+    notices: NoticeBoard
 
 
 class SessionRuntimes:
@@ -85,6 +88,7 @@ class SessionRuntimes:
                 journal=parts.journal,
                 recorder=parts.recorder,
                 clock=parts.clock,
+                notices=parts.notices,
                 in_mailbox=self._in_mailbox,
                 handle=self._handle,
                 has_credentials=self.has_credentials,
@@ -266,8 +270,10 @@ class SessionRuntimes:
             if is_recorded_change(before, after):
                 self._parts.recorder.record(before, after, type(event).__name__, now)
                 _log_change(before, after, event)
-            runtime.keep_scan_code(after, event)
+            code = runtime.keep_scan_code(after, event)
             runtime.set_connection(after)
+            if code is not None:
+                self._parts.notices.post(scan_code_notice(runtime.company_id, code, now))
         if forgets:
             self._forget(runtime)
             return

@@ -1,5 +1,6 @@
 """A transition as the outside hears of it: the body of a status answer, and what was before."""
 
+import uuid
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,21 @@ def status_notice(transition: Transition) -> Notice:
             **status_data(connection),
             "previous_status": transition.from_status.value,
             "event": transition.event,
+        },
+    )
+
+
+def adoption_notice(before: Connection, after: Connection, occurred_at: datetime) -> Notice:
+    """Return the notice of a state that was taken over from the database, without a transition."""
+    return Notice(
+        id=str(uuid.uuid4()),
+        kind=NoticeKind.STATUS,
+        company_id=after.company_id,
+        occurred_at=occurred_at,
+        data={
+            **status_data(after),
+            "previous_status": before.status.value,
+            "event": "row-adopted",
         },
     )
 

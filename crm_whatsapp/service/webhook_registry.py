@@ -82,10 +82,12 @@ class WebhookRegistry:
         return self._webhooks is not None
 
     @property
-    def has_targets(self) -> bool:
-        """Tell whether anything may have to be sent: True while that is not known."""
+    def target_ids(self) -> frozenset[str] | None:
+        """Return the webhooks that are enabled; None while that is not known."""
         known = self._webhooks
-        return known is None or any(item.enabled for item in known.values())
+        if known is None:
+            return None
+        return frozenset(item.id for item in known.values() if item.enabled)
 
     def wants(self, kind: NoticeKind, company_id: str | None) -> bool:
         """Tell, from memory, whether any webhook wants to hear of it.
@@ -115,8 +117,11 @@ class WebhookRegistry:
             ServiceBusy: others wait for the database already.
         """
         with self._in_turn():
+            before = self._webhooks
             self._load()
-        self._tell()
+            changed = self._webhooks != before
+        if changed:
+            self._tell()
 
     def get(self, webhook_id: str) -> Webhook:
         """Return the webhook as the database has it.

@@ -1,36 +1,33 @@
-"""Carries the journal to Supabase: in batches, in order, each transition once."""
+"""Carries the journal to Supabase: in batches, in order, each entry once."""
 
 import threading
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+import time
+from collections.abc import Callable
 
 import structlog
 from tenacity import RetryCallState, wait_exponential_jitter
 
-from crm_whatsapp.domain.errors import (
-    CrmWhatsappError,
-    StorageError,
-    StoreRejected,
-    StoreUnavailable,
-)
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError
 from crm_whatsapp.domain.ports import ConnectionStore, StateJournal
-from crm_whatsapp.domain.transitions import (
-    FORGOTTEN,
-    Transition,
-    TransitionOutcome,
-    TransitionReceipt,
+from crm_whatsapp.service.backlog_sender import (
+    BacklogSender,
+    NoticeQueue,
+    NoticesNotTaken,
+    StaleListener,
 )
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
-_MOST_PROBES = 8
-
-StaleListener = Callable[[Transition, int], None]
 
 
 class WriteBehind:
-    """One thread that sends what is pending, and backs off while the database is away."""
+    """One thread that sends what is pending, and backs off while the database is away.
+
+    Attributes:
+        problem: why transitions cannot be sent, for people; None when they can.
+        notice_problem: the same for notices. It holds up no transition.
+    """
 
     def __init__(
         self,
@@ -39,14 +36,16 @@ class WriteBehind:
         store: ConnectionStore,
         longest_wait_seconds: float,
         held_count: Callable[[], int],
+        notices: NoticeQueue | None = None,
     ) -> None:
         """Wire it.
 
         Args:
             held_count: how many changes the disk has refused so far; they are not in the journal.
+            notices: where notices go; without it they are given up.
         """
         self._journal = journal
-        self._store = store
+        self._sender = BacklogSender(journal, store, notices)
         self._held_count = held_count
         self._wait = wait_exponential_jitter(multiplier=0.5, max=longest_wait_seconds, jitter=0.5)
         self._changed = threading.Condition()
@@ -54,12 +53,13 @@ class WriteBehind:
         self._answered = 0
         self._stop_requested = threading.Event()
         self._failures = 0
+        self._notice_failures = 0
+        self._notices_wait_until = float("-inf")
         self._returned: list[Callable[[], None]] = []
-        self._stale_listeners: list[StaleListener] = []
+        self._sent_listeners: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._loop, name="write-behind", daemon=True)
         self.problem: str | None = None
-        self.sent = 0
-        self.refused = 0
+        self.notice_problem: str | None = None
 
     def start(self) -> None:
         """Start the thread; what an earlier process left is sent first."""
@@ -77,17 +77,36 @@ class WriteBehind:
         """Have it called after the database was away and answers again."""
         self._returned.append(listener)
 
+    def on_sent(self, listener: Callable[[], None]) -> None:
+        """Have it called after the database has taken something: deliveries may be due."""
+        self._sent_listeners.append(listener)
+
     def on_stale(self, listener: StaleListener) -> None:
-        """Have transitions passed on whose row is newer, with the version of the row."""
-        self._stale_listeners.append(listener)
+        """Have transitions passed on whose row is newer, with what the database said."""
+        self._sender.on_stale(listener)
+
+    @property
+    def sent(self) -> int:
+        """How many transitions the database has taken since start."""
+        return self._sender.sent
+
+    @property
+    def sent_notices(self) -> int:
+        """How many notices it has taken since start."""
+        return self._sender.sent_notices
+
+    @property
+    def refused(self) -> int:
+        """How many entries it has refused for good since start."""
+        return self._sender.refused
 
     @property
     def is_reachable(self) -> bool:
-        """Tell whether the last call succeeded."""
+        """Tell whether the last call with transitions succeeded."""
         return self.problem is None
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait until everything recorded before this call is sent; False when it is not."""
+        """Wait until every transition recorded before this call is sent; False when it is not."""
         mine = self.notify()
         with self._changed:
             sent = self._changed.wait_for(lambda: self._answered >= mine, timeout_seconds)
@@ -125,119 +144,77 @@ class WriteBehind:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stop_requested.is_set() or self._asked > self._answered
-                )
+                while not self._has_work():
+                    self._changed.wait(self._seconds_to_notices())
             if self._stop_requested.is_set():
                 return
-            self._send_some()
+            self._send_pending()
 
-    def _send_some(self) -> None:
-        """Send one batch, or find that there is nothing to send."""
+    def _has_work(self) -> bool:
+        return (
+            self._stop_requested.is_set()
+            or self._asked > self._answered
+            or (self.notice_problem is not None and self._notices_are_due())
+        )
+
+    def _send_pending(self) -> None:
+        """Send what is pending now; what is recorded meanwhile is asked for by itself."""
         with self._changed:
-            asked = self._asked  # before the look: what is recorded after it asks again
+            asked = self._asked  # before the count: what is recorded after it asks again
+        notices = self._notices_are_due()
         try:
-            batch = self._journal.pending(_BATCH)
-            if batch:
-                self._send(batch)
+            due = self._journal.pending_count(notices=notices)
+            while due > 0 and not self._stop_requested.is_set():
+                due -= self._send_batch(notices=notices) or due
+        except NoticesNotTaken as error:
+            self._put_notices_off(error.cause.message)
+            return
         except CrmWhatsappError as error:
             self._failed(error.message)
             return
         except Exception as error:
             if not self._stop_requested.is_set():
-                log.exception("sending transitions failed")
+                log.exception("sending what the journal holds failed")
             self._failed(f"internal error: {type(error).__name__}, see the log")
             return
-        if batch:
-            self._succeeded()
+        if due > 0:
             return
+        if notices:
+            self._notice_failures, self.notice_problem = 0, None
         with self._changed:
             self._answered = asked
             self._changed.notify_all()
 
-    def _send(self, batch: list[Transition]) -> None:
-        """Send a batch. A forgotten company is removed after all that came before it.
-
-        The journal keeps no state of it since that was recorded; what it holds by now belongs to
-        a company that was connected anew.
-        """
-        if batch[0].event == FORGOTTEN:
-            connection = batch[0].connection
-            self._store.forget_company(connection.company_id, connection.version)
-            self._journal.mark_sent([batch[0].id])
-            return
-        ordinary = list(takewhile(lambda item: item.event != FORGOTTEN, batch))
+    def _send_batch(self, *, notices: bool) -> int:
+        """Send the oldest entries; return how many they were."""
+        batch = self._journal.pending(_BATCH, notices=notices)
+        if not batch:
+            return 0
+        before = self._sender.sent, self._sender.sent_notices
         try:
-            self._record(ordinary)
-        except StoreRejected as error:
-            if not self._accepts_any(ordinary):
-                raise
-            self._send_singly(ordinary, error)
+            self._sender.send(batch)
+        finally:
+            if (self._sender.sent, self._sender.sent_notices) != before:
+                self._tell(self._sent_listeners)
+        self._succeeded()
+        return len(batch)
 
-    def _record(self, transitions: Sequence[Transition]) -> None:
-        by_id = {transition.id: transition for transition in transitions}
-        receipts = [
-            receipt
-            for receipt in self._store.record_transitions(transitions)
-            if receipt.id in by_id
-        ]
-        if not receipts:
-            raise StoreUnavailable("The database answered without receipts.")
-        for receipt in receipts:
-            self._take(by_id[receipt.id], receipt)
-        self._journal.mark_sent([receipt.id for receipt in receipts])
+    def _notices_are_due(self) -> bool:
+        return time.monotonic() >= self._notices_wait_until
 
-    def _take(self, transition: Transition, receipt: TransitionReceipt) -> None:
-        if receipt.outcome is TransitionOutcome.INVALID:
-            self._note_refusal(transition, receipt.error or "no reason given")
-            return
-        self.sent += 1
-        if receipt.outcome is TransitionOutcome.STALE:
-            for listener in self._stale_listeners:
-                listener(transition, receipt.row_version)
+    def _seconds_to_notices(self) -> float | None:
+        """Return how long to wait for them; None when nothing is put off."""
+        if self.notice_problem is None:
+            return None
+        return max(0.0, self._notices_wait_until - time.monotonic())
 
-    def _accepts_any(self, transitions: list[Transition]) -> bool:
-        """Tell, for a batch that was refused as a whole, whether anything is accepted at all.
-
-        Permissions and migrations refuse everything, and nothing may be lost by that. One
-        transition with a content that the database or its gateway refuses must not hold up the
-        others: a few, of different companies, are tried alone.
-        """
-        firsts = {item.connection.company_id: item for item in reversed(transitions)}
-        probes = [*firsts.values()][: _MOST_PROBES - 1]
-        if transitions[-1] not in probes:
-            probes.append(transitions[-1])
-        for probe in probes if len(transitions) > 1 else []:
-            try:
-                self._record([probe])
-            except StoreRejected:
-                continue
-            return True
-        return False
-
-    def _send_singly(self, transitions: list[Transition], error: StoreRejected) -> None:
-        """Send each by itself, now that the database is known to accept some."""
-        log.error("a batch was refused; its transitions are sent singly", detail=error.message)
-        pending = {item.id for item in self._journal.pending(len(transitions))}
-        for transition in transitions:
-            if transition.id not in pending:
-                continue
-            try:
-                self._record([transition])
-            except StoreRejected as refusal:
-                self._note_refusal(transition, refusal.message)
-                self._journal.mark_sent([transition.id])
-
-    def _note_refusal(self, transition: Transition, error: str) -> None:
-        self.refused += 1
-        log.error(
-            "the database refused a transition for good",
-            company_id=transition.connection.company_id,
-            id=transition.id,
-            status=transition.connection.status.value,
-            reason=transition.connection.reason.value,
-            detail=error,
-        )
+    def _put_notices_off(self, problem: str) -> None:
+        """Let transitions go on alone for a while: rows must not wait for webhooks."""
+        if self.notice_problem is None:
+            log.warning("notices cannot be queued and wait on disk", detail=problem)
+        self._notice_failures += 1
+        self.notice_problem = problem
+        self._notices_wait_until = time.monotonic() + self._pause(self._notice_failures)
 
     def _failed(self, problem: str) -> None:
         self._failures += 1
@@ -246,11 +223,12 @@ class WriteBehind:
         with self._changed:
             self.problem = problem
             self._changed.notify_all()
-        self._stop_requested.wait(self._seconds_to_wait())
+        self._stop_requested.wait(self._pause(self._failures))
 
-    def _seconds_to_wait(self) -> float:
+    def _pause(self, failures: int) -> float:
+        """Return how many seconds to wait after so many failures in a row."""
         state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
-        state.attempt_number = self._failures
+        state.attempt_number = failures
         return self._wait(state)
 
     def _succeeded(self) -> None:
@@ -259,8 +237,13 @@ class WriteBehind:
         self._failures = 0
         if was_away:
             log.info("the database answers again")
-            for listener in self._returned:
-                try:
-                    listener()
-                except Exception:  # the journal has to be carried on
-                    log.exception("a listener to the database's return failed")
+            self._notices_wait_until = float("-inf")
+            self._tell(self._returned)
+
+    @staticmethod
+    def _tell(listeners: list[Callable[[], None]]) -> None:
+        for listener in listeners:
+            try:
+                listener()
+            except Exception:  # the journal has to be carried on
+                log.exception("a listener to the write-behind failed")
