@@ -15,13 +15,11 @@ from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase, Status
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.events import ServiceStopping
-from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.sessions.store_log import settle_stores
 
 log = structlog.get_logger(__name__)
 
 _DECISION_SECONDS = 1.0
-_MOST_PENDING = 50_000
 
 
 class WorkerLock:
@@ -166,9 +164,8 @@ def _retire_again(parts: Parts) -> None:
     for connection in parts.manager.connections():
         if connection.status is Status.LOGGED_OUT:
             keeper.retire(connection.company_id)
-    for transition in parts.journal.pending(_MOST_PENDING):
-        if transition.event == FORGOTTEN:
-            keeper.retire(transition.connection.company_id, for_good=True)
+    for company_id in parts.journal.forgotten_companies():
+        keeper.retire(company_id, for_good=True)
 
 
 def stop_parts(parts: Parts, timeout_seconds: float) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from crm_whatsapp.domain.connection import Connection
 from crm_whatsapp.domain.folders import Credentials, FolderReport
 from crm_whatsapp.domain.leases import InstanceReport, Lease, LeaseClaim
+from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.snapshots import (
     SealedSnapshot,
     SnapshotMeta,
@@ -64,8 +65,15 @@ class LeaseStore(Protocol):
         """Let these terms end now."""
 
 
+JournalEntry = Transition | Notice
+"""What waits in the journal for Supabase."""
+
+
 class StateJournal(Protocol):
-    """The local record of every transition, written before Supabase hears of it."""
+    """The local record of every transition, written before Supabase hears of it.
+
+    Notices that somebody outside wants wait in the same backlog, in the same order.
+    """
 
     def append(self, transition: Transition) -> None:
         """Record it and the connection's latest state in one step; FORGOTTEN removes the state.
@@ -74,14 +82,35 @@ class StateJournal(Protocol):
             StorageError: the disk is full or not writable.
         """
 
-    def pending(self, limit: int) -> list[Transition]:
-        """Return the oldest transitions not yet in Supabase, in order."""
+    def append_notice(self, notice: Notice, *, keep: bool) -> None:
+        """Record a notice; the same id only once.
 
-    def pending_count(self) -> int:
-        """Return how many are not yet in Supabase."""
+        Args:
+            keep: False for what is soon worth nothing; it is the first to go when there is too
+                much.
+        Raises:
+            StorageError: the disk is full or not writable.
+            InvalidInput: it cannot be written down.
+        """
 
-    def mark_sent(self, transition_ids: Sequence[str]) -> None:
+    def pending(self, limit: int, *, notices: bool = True) -> list[JournalEntry]:
+        """Return the oldest entries not yet in Supabase, in order: as many as fit one request.
+
+        Args:
+            notices: False leaves them out.
+        """
+
+    def pending_heads(self, limit: int, *, notices: bool) -> list[JournalEntry]:
+        """Return the oldest entry of each of so many companies; only notices, or none."""
+
+    def pending_count(self, *, notices: bool = True) -> int:
+        """Return how many are not yet in Supabase; notices: False leaves them out."""
+
+    def mark_sent(self, entry_ids: Sequence[str]) -> None:
         """Forget the backlog entries; the latest state stays."""
+
+    def forgotten_companies(self) -> list[str]:
+        """Return the companies whose end is not yet in Supabase."""
 
     def load_connections(self) -> list[Connection]:
         """Return the latest recorded state of every company."""

@@ -1,6 +1,8 @@
 """The SQLite file of the state journal: opened, checked, brought to its schema, set aside.
 
-Schema 1: `connections` holds each company's latest state, `backlog` what Supabase has yet to hear.
+Schema 2: `connections` holds each company's latest state, `backlog` what Supabase has yet to hear:
+transitions (notice = 0) and notices (notice = 1), told apart since schema 2 by a column that an
+older release leaves alone. company_id '' in the backlog: a notice about the service as a whole.
 """
 
 import logging
@@ -14,7 +16,7 @@ from crm_whatsapp.domain.errors import StorageError
 
 _LOG = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SIDE_FILES = ("", "-wal", "-shm", "-journal")
 _NOT_THE_FILES_FAULT = frozenset(
     {
@@ -42,6 +44,11 @@ create table backlog (
     record     text not null
 );
 create index backlog_by_company on backlog (company_id, seq);
+"""
+
+_SCHEMA_2 = """
+alter table backlog add column notice integer not null default 0;
+create index backlog_by_kind on backlog (notice);
 """
 
 _SHAPE_CHECK = (
@@ -124,7 +131,9 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("pragma synchronous = normal")
     db.execute("pragma journal_size_limit = 4194304")
     if fresh:
-        db.executescript(f"begin; {_SCHEMA_1} pragma user_version = {SCHEMA_VERSION}; commit;")
+        db.executescript(
+            f"begin; {_SCHEMA_1} {_SCHEMA_2} pragma user_version = {SCHEMA_VERSION}; commit;"
+        )
         return
     verdict = db.execute("pragma integrity_check(1)").fetchone()[0]
     if verdict != "ok":
@@ -132,6 +141,9 @@ def _prepare(db: sqlite3.Connection) -> None:
     # A newer release's schema is welcome as long as it has these columns.
     for statement in _SHAPE_CHECK:
         db.execute(statement)
+    columns = {row[1] for row in db.execute("pragma table_info(backlog)")}
+    if "notice" not in columns:  # by the column: a damaged version number must not hide it
+        db.executescript(f"begin; {_SCHEMA_2} pragma user_version = {SCHEMA_VERSION}; commit;")
 
 
 def _set_aside(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The local record of every transition, written before Supabase hears of it.
+"""The local record of every transition and every wanted notice, before Supabase hears of them.
 
 Design: one SQLite file (WAL) used by the web worker alone, one connection behind one lock. A kill
 of the process loses nothing; a power cut may lose the last passing transitions, never one marked
@@ -10,33 +10,46 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from crm_whatsapp.domain.connection import Connection
 from crm_whatsapp.domain.errors import InvalidInput, StorageError
+from crm_whatsapp.domain.notices import Notice
+from crm_whatsapp.domain.ports import JournalEntry
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS, read_record, write_record
+from crm_whatsapp.stores.journal_compaction import drop_notices, drop_passing_transitions
 from crm_whatsapp.stores.journal_file import close_journal, open_journal, primary_code
+from crm_whatsapp.stores.notice_record import read_notice, write_notice
 from crm_whatsapp.stores.transition_record import read_transition, write_transition
 
 _LOG = logging.getLogger(__name__)
 
 _FREE_PAGES_WORTH_RETURNING = 2048  # 8 MB left behind by a long outage
 
-_PUT_ENTRY = "insert or ignore into backlog (id, company_id, keep, record) values (?, ?, ?, ?)"
+_REQUEST_CHARACTERS = 1_000_000  # of records; gateways refuse what is much longer
+
+_PUT_ENTRY = """
+insert or ignore into backlog (id, company_id, keep, record, notice) values (?, ?, ?, ?, ?)
+"""
 _PUT_STATE = """
 insert into connections (company_id, version, record) values (?, ?, ?)
 on conflict (company_id) do update set version = excluded.version, record = excluded.record
 """
 _ADOPT_STATE = _PUT_STATE + " where excluded.version >= connections.version"
-_COMPACT = """
-delete from backlog where seq in (
-    select seq from backlog as entry
-    where keep = 0
-      and seq < (select max(seq) from backlog as later where later.company_id = entry.company_id)
-    order by seq limit ?)
+_PENDING = "select id, notice, record from backlog order by seq limit ?"
+_PENDING_TRANSITIONS = """
+select id, notice, record from backlog where notice = 0 order by seq limit ?
 """
+_HEADS = """
+select id, notice, record from backlog where seq in (
+    select min(seq) from backlog where notice = ? group by company_id order by min(seq) limit ?)
+order by seq
+"""
+_PERHAPS_FORGOTTEN = "select record from backlog where notice = 0 and instr(record, ?) order by seq"
+_COUNT = "select count(*) from backlog"
+_COUNT_TRANSITIONS = "select count(*) from backlog where notice = 0"
 
 
 class SqliteStateJournal:
@@ -45,10 +58,18 @@ class SqliteStateJournal:
     Attributes:
         set_aside: where a damaged journal was put at start; None when it was sound.
         dropped_count: intermediate transitions given up since start because the backlog was full.
+        dropped_notices: passing notices given up since start, for the same reason.
+        lost_notices: notices given up since start that should have been kept.
     """
 
     def __init__(
-        self, path: Path, *, backlog_limit: int = 50_000, busy_timeout_seconds: float = 5.0
+        self,
+        path: Path,
+        *,
+        backlog_limit: int = 50_000,
+        notice_limit: int = 50_000,
+        notice_bytes_limit: int = 64 * 1024 * 1024,
+        busy_timeout_seconds: float = 5.0,
     ) -> None:
         """Open the file.
 
@@ -56,23 +77,31 @@ class SqliteStateJournal:
             backlog_limit: how many unsent transitions are kept before the passing ones are
                 thinned out; each company's newest, every final one and every change of
                 desired_state stay whatever their number.
+            notice_limit, notice_bytes_limit: how much is kept of notices; above it passing ones
+                go first, then the oldest of all.
 
         Raises:
             StorageError: the folder or the disk refuses; a damaged file is no reason.
         """
         self._lock = threading.Lock()
         self._backlog_limit = backlog_limit
+        self._notice_limit = notice_limit
+        self._notice_bytes_limit = notice_bytes_limit
         self._path = path
         self._db, self.set_aside = open_journal(path, busy_timeout_seconds)
         self._closed = False
         self.dropped_count = 0
-        self._backlog = self.pending_count()
+        self.dropped_notices = 0
+        self.lost_notices = 0
+        self._transitions = self.pending_count(notices=False)
+        self._notices = self._notice_lengths()
+        self._notice_bytes = sum(self._notices.values())
         self._compact_above = backlog_limit
 
     @property
     def backlog_count(self) -> int:
         """How many are not yet in Supabase, without a look at the disk."""
-        return self._backlog
+        return self._transitions + len(self._notices)
 
     def append(self, transition: Transition) -> None:
         """Record it and the connection's latest state in one step; the same id only once.
@@ -84,7 +113,8 @@ class SqliteStateJournal:
         """
         connection = transition.connection
         keep = transition.final or transition.sets_desired_state
-        entry = (transition.id, connection.company_id, int(keep), write_transition(transition))
+        record = write_transition(transition)
+        entry = (transition.id, connection.company_id, int(keep), record, 0)
         with self._writing(durable=transition.final) as db:
             added = db.execute(_PUT_ENTRY, entry).rowcount
             if added and transition.event == FORGOTTEN:
@@ -92,51 +122,96 @@ class SqliteStateJournal:
             elif added:
                 db.execute(_PUT_STATE, _state_of(connection))
         with self._lock:
-            self._backlog += added
-            overfull = self._backlog > self._compact_above
+            self._transitions += added
+            overfull = self._transitions > self._compact_above
         if overfull:
             try:
                 self._compact()
             except StorageError as exc:  # the transition itself is recorded
                 _LOG.warning("The backlog could not be thinned out: %s", exc)
 
-    def pending(self, limit: int) -> list[Transition]:
-        """Return the oldest transitions not yet in Supabase, in order.
+    def append_notice(self, notice: Notice, *, keep: bool) -> None:
+        """Record a notice in the order of everything else; the same id only once.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+            InvalidInput: it cannot be written down, see write_notice.
+        """
+        record = write_notice(notice)
+        entry = (notice.id, notice.company_id or "", int(keep), record, 1)
+        with self._writing() as db:
+            added = db.execute(_PUT_ENTRY, entry).rowcount
+        with self._lock:
+            if added:
+                self._notices[notice.id] = len(record)
+                self._notice_bytes += len(record)
+            overfull = (
+                len(self._notices) > self._notice_limit
+                or self._notice_bytes > self._notice_bytes_limit
+            )
+        if overfull:
+            try:
+                self._thin_notices()
+            except StorageError as exc:  # the notice itself is recorded
+                _LOG.warning("The notices in the journal could not be thinned out: %s", exc)
+
+    def pending(self, limit: int, *, notices: bool = True) -> list[JournalEntry]:
+        """Return the oldest entries not yet in Supabase, in order: as many as fit one request.
 
         An entry that cannot be read is given up, with an error in the log.
         """
-        with self._reading() as db:
-            rows = db.execute(
-                "select id, record from backlog order by seq limit ?", (limit,)
-            ).fetchall()
-        found, unreadable = [], []
-        for entry_id, record in rows:
-            try:
-                found.append(read_transition(record))
-            except InvalidInput as exc:
-                _LOG.error("Transition %s in the state journal is given up: %s", entry_id, exc)
-                unreadable.append(str(entry_id))
-        if unreadable:
-            self.mark_sent(unreadable)
-        return found
+        rows: list[tuple[str, int, str]] = []
+        characters = 0
+        with (
+            self._reading() as db,
+            closing(db.execute(_PENDING if notices else _PENDING_TRANSITIONS, (limit,))) as cursor,
+        ):
+            for row in cursor:
+                characters += len(row[2])
+                if rows and characters > _REQUEST_CHARACTERS:
+                    break
+                rows.append(row)
+        return self._read(rows)
 
-    def pending_count(self) -> int:
-        """Return how many are not yet in Supabase."""
+    def pending_heads(self, limit: int, *, notices: bool) -> list[JournalEntry]:
+        """Return the oldest entry of each of so many companies; only notices, or none."""
         with self._reading() as db:
-            return int(db.execute("select count(*) from backlog").fetchone()[0])
+            rows = db.execute(_HEADS, (int(notices), limit)).fetchall()
+        return self._read(rows)
 
-    def mark_sent(self, transition_ids: Sequence[str]) -> None:
+    def pending_count(self, *, notices: bool = True) -> int:
+        """Return how many are not yet in Supabase; notices: False leaves them out."""
+        with self._reading() as db:
+            return int(db.execute(_COUNT if notices else _COUNT_TRANSITIONS).fetchone()[0])
+
+    def mark_sent(self, entry_ids: Sequence[str]) -> None:
         """Forget the backlog entries; the latest state stays."""
-        if not transition_ids:
+        if not entry_ids:
             return
         with self._writing() as db:
             removed = db.executemany(
-                "delete from backlog where id = ?", [(entry_id,) for entry_id in transition_ids]
+                "delete from backlog where id = ?", [(entry_id,) for entry_id in entry_ids]
             ).rowcount
         with self._lock:
-            self._backlog = max(0, self._backlog - removed)
+            lengths = [self._notices.pop(item) for item in entry_ids if item in self._notices]
+            self._notice_bytes -= sum(lengths)
+            self._transitions = max(0, self._transitions - (removed - len(lengths)))
             self._compact_above = min(self._compact_above, self._next_threshold())
         self._return_free_pages()
+
+    def forgotten_companies(self) -> list[str]:
+        """Return the companies whose end is not yet in Supabase, oldest first."""
+        with self._reading() as db:
+            rows = db.execute(_PERHAPS_FORGOTTEN, (f'"{FORGOTTEN}"',)).fetchall()
+        found = []
+        for (record,) in rows:
+            try:
+                transition = read_transition(record)
+            except InvalidInput:  # `pending` gives it up
+                continue
+            if transition.event == FORGOTTEN:
+                found.append(transition.connection.company_id)
+        return found
 
     def load_connections(self) -> list[Connection]:
         """Return the latest recorded state of every company, what only a process knows unset."""
@@ -166,14 +241,25 @@ class SqliteStateJournal:
                 self._closed = True
                 close_journal(self._db)
 
+    def _read(self, rows: Sequence[tuple[str, int, str]]) -> list[JournalEntry]:
+        found: list[JournalEntry] = []
+        unreadable = []
+        for entry_id, is_notice, record in rows:
+            try:
+                found.append(read_notice(record) if is_notice else read_transition(record))
+            except InvalidInput as exc:
+                _LOG.error("Entry %s in the state journal is given up: %s", entry_id, exc)
+                unreadable.append(str(entry_id))
+        if unreadable:
+            self.mark_sent(unreadable)
+        return found
+
     def _compact(self) -> None:
-        """Bring the backlog a tenth below its limit, as far as only passing entries go."""
+        """Bring the transitions a tenth below their limit, as far as only passing ones go."""
         with self._writing() as db:
-            count = int(db.execute("select count(*) from backlog").fetchone()[0])
-            surplus = count - self._backlog_limit * 9 // 10
-            dropped = db.execute(_COMPACT, (surplus,)).rowcount if surplus > 0 else 0
+            count, dropped = drop_passing_transitions(db, self._backlog_limit)
         with self._lock:
-            self._backlog = count - dropped
+            self._transitions = count - dropped
             self._compact_above = self._next_threshold()
             self.dropped_count += dropped
         _LOG.warning(
@@ -182,9 +268,30 @@ class SqliteStateJournal:
             dropped,
         )
 
+    def _thin_notices(self) -> None:
+        with self._writing() as db:
+            thinned = drop_notices(db, self._notice_limit, self._notice_bytes_limit)
+        with self._lock:
+            self._notices = thinned.left
+            self._notice_bytes = sum(thinned.left.values())
+            self.dropped_notices += thinned.dropped_passing
+            self.lost_notices += thinned.dropped_kept
+        _LOG.log(
+            logging.ERROR if thinned.dropped_kept else logging.WARNING,
+            "Too many notices wait in the state journal: %d passing ones dropped, %d others lost.",
+            thinned.dropped_passing,
+            thinned.dropped_kept,
+        )
+
+    def _notice_lengths(self) -> dict[str, int]:
+        """Return id -> characters of every notice in the backlog."""
+        with self._reading() as db:
+            rows = db.execute("select id, length(record) from backlog where notice = 1").fetchall()
+        return {str(entry_id): int(length or 0) for entry_id, length in rows}
+
     def _next_threshold(self) -> int:
         """Return the limit, or a tenth above what is there when that much had to stay."""
-        return max(self._backlog_limit, self._backlog + self._backlog_limit // 10)
+        return max(self._backlog_limit, self._transitions + self._backlog_limit // 10)
 
     def _return_free_pages(self) -> None:
         with self._reading() as db:

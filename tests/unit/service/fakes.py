@@ -19,10 +19,17 @@ from crm_whatsapp.domain.engines import (
     SentMessage,
     StartOrder,
 )
-from crm_whatsapp.domain.errors import StorageError, StoreRejected, StoreUnavailable
+from crm_whatsapp.domain.errors import (
+    InvalidInput,
+    StorageError,
+    StoreRejected,
+    StoreUnavailable,
+)
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.ports import (
     Clock,
+    JournalEntry,
     ProxyVault,
     SessionFolders,
     SessionInstaller,
@@ -31,6 +38,7 @@ from crm_whatsapp.domain.ports import (
 )
 from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition, TransitionReceipt
+from crm_whatsapp.service.backlog_sender import company_of
 from tests.contract.fakes import FakeConnectionStore, FakeDatabase
 
 DEADLINE_SECONDS = 20.0
@@ -83,9 +91,10 @@ class FakeJournal(StateJournal):
         self.signal = Signal()
         self.refusal: Exception | None = None
         self.refused_events: set[str] = set()
-        self.backlog: list[Transition] = []
+        self.backlog: list[JournalEntry] = []
         self.states: dict[str, Connection] = {}
         self.written: list[Transition] = []
+        self.notices: list[tuple[Notice, bool]] = []
         self.before_pending: Callable[[], None] = lambda: None
         self.after_pending: Callable[[], None] = lambda: None
         self.closed = False
@@ -104,20 +113,46 @@ class FakeJournal(StateJournal):
             else:
                 self.states[transition.connection.company_id] = transition.connection
 
-    def pending(self, limit: int) -> list[Transition]:
+    def append_notice(self, notice: Notice, *, keep: bool) -> None:
+        self._check()
+        if notice.kind in self.refused_events:
+            raise InvalidInput("this one cannot be written down")
+        with self.signal:
+            self.backlog.append(notice)
+            self.notices.append((notice, keep))
+
+    def pending(self, limit: int, *, notices: bool = True) -> list[JournalEntry]:
+        with self.signal:
+            return self._pending(notices)[:limit]
+
+    def pending_heads(self, limit: int, *, notices: bool) -> list[JournalEntry]:
+        heads: dict[str | None, JournalEntry] = {}
+        for item in self.backlog:
+            if isinstance(item, Notice) is notices:
+                heads.setdefault(company_of(item), item)
+        return list(heads.values())[:limit]
+
+    def pending_count(self, *, notices: bool = True) -> int:
         self.before_pending()
         with self.signal:
-            found = self.backlog[:limit]
+            found = len(self._pending(notices))
         self.after_pending()
         return found
 
-    def pending_count(self) -> int:
-        return len(self.backlog)
-
-    def mark_sent(self, transition_ids: Sequence[str]) -> None:
+    def mark_sent(self, entry_ids: Sequence[str]) -> None:
         self._check()
         with self.signal:
-            self.backlog = [item for item in self.backlog if item.id not in transition_ids]
+            self.backlog = [item for item in self.backlog if item.id not in entry_ids]
+
+    def forgotten_companies(self) -> list[str]:
+        return [
+            item.connection.company_id
+            for item in self.backlog
+            if isinstance(item, Transition) and item.event == FORGOTTEN
+        ]
+
+    def _pending(self, notices: bool) -> list[JournalEntry]:
+        return [item for item in self.backlog if notices or isinstance(item, Transition)]
 
     def load_connections(self) -> list[Connection]:
         """Return what a restart would find: nothing that only a process knows."""

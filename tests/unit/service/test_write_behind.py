@@ -36,8 +36,8 @@ class Bench:
             held_count=lambda: self.held,
         )
         self.write_behind.on_stale(
-            lambda transition, row_version: self.stale.append(
-                (transition.connection.version, row_version)
+            lambda transition, receipt: self.stale.append(
+                (transition.connection.version, receipt.row_version)
             )
         )
 
