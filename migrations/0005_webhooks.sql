@@ -489,7 +489,13 @@ begin
     return jsonb_build_object(
         'token', v_token,
         'deliveries', v_deliveries,
-        'next_due_seconds', greatest(extract(epoch from v_next_due_at - clock_timestamp()), 0)
+        'next_due_seconds', case
+            when v_next_due_at is not null then greatest(
+                extract(epoch from v_next_due_at - clock_timestamp()),
+                -- Somebody is at what is due: it is too early to ask again at once.
+                case when v_deliveries = '[]' then 0.05 else 0 end
+            )
+        end
     );
 end
 $function$;
