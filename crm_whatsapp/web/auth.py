@@ -63,6 +63,10 @@ class PresentedCredentials:
     bearer_token: str | None = None
 
 
+METRICS_READER = Principal(id="metrics-token", scopes=frozenset({Scope.READ}))
+"""Who presents METRICS_TOKEN; made only for routes that take it."""
+
+
 class Authenticator(Protocol):
     """Turns credentials into a principal."""
 
@@ -112,10 +116,12 @@ class Access:
 
     scope: None is open to everybody.
     is_page: a page for people: without a login they are sent to the login page.
+    takes_metrics_token: METRICS_TOKEN as a bearer token opens it too.
     """
 
     scope: Scope | None
     is_page: bool = False
+    takes_metrics_token: bool = False
 
 
 def public(view: _View) -> _View:
@@ -123,9 +129,12 @@ def public(view: _View) -> _View:
     return _declare(view, Access(scope=None))
 
 
-def requires(scope: Scope, *, is_page: bool = False) -> Callable[[_View], _View]:
+def requires(
+    scope: Scope, *, is_page: bool = False, takes_metrics_token: bool = False
+) -> Callable[[_View], _View]:
     """Declare the scope that a route needs."""
-    return lambda view: _declare(view, Access(scope=scope, is_page=is_page))
+    access = Access(scope=scope, is_page=is_page, takes_metrics_token=takes_metrics_token)
+    return lambda view: _declare(view, access)
 
 
 def declared_access(view: Callable[..., Any]) -> Access | None:

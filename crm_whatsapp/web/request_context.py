@@ -1,5 +1,7 @@
 """The current request: its services, its caller, and the check every request passes first."""
 
+import hashlib
+import hmac
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +11,13 @@ import structlog
 from flask import Flask, current_app, g, redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from crm_whatsapp.web.auth import PresentedCredentials, Principal, declared_access
+from crm_whatsapp.web.auth import (
+    METRICS_READER,
+    Access,
+    PresentedCredentials,
+    Principal,
+    declared_access,
+)
 from crm_whatsapp.web.dashboard_session import (
     CSRF_FIELD,
     CSRF_HEADER,
@@ -79,7 +87,7 @@ def check_access() -> Response | None:
     if access.scope is None:
         return None
     try:
-        principal = _identify_visitor() if access.is_page else _identify_caller()
+        principal = _identify(access)
     except Unauthorized:
         if access.is_page:
             return redirect(url_for("dashboard.login_page", next=request.path))
@@ -88,6 +96,24 @@ def check_access() -> Response | None:
         raise Forbidden(f"This key lacks the scope {access.scope.value}.")
     g.principal = principal
     return None
+
+
+def _identify(access: Access) -> Principal:
+    if access.is_page:
+        return _identify_visitor()
+    if access.takes_metrics_token and _presents_metrics_token():
+        return METRICS_READER
+    return _identify_caller()
+
+
+def _presents_metrics_token() -> bool:
+    wanted, presented = web_state().settings.metrics_token, _bearer_token()
+    if wanted is None or presented is None or "X-API-Key" in request.headers:
+        return False
+    # Headers arrive decoded as latin-1; hashes, because compare_digest tells lengths apart.
+    raw = presented.encode("latin-1", errors="replace")
+    digests = (hashlib.sha256(text).digest() for text in (raw, wanted.encode()))
+    return hmac.compare_digest(*digests)
 
 
 def _identify_caller() -> Principal:

@@ -47,6 +47,6 @@ class ServiceMetrics:
         """
         try:
             encode, content_type = choose_encoder(accept)
-        except ValueError:  # a version that is no version
+        except (TypeError, ValueError):  # the library compares versions that are none
             encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         return encode(self._registry), content_type
