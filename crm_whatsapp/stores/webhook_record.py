@@ -1,10 +1,9 @@
-"""Webhooks, notices and deliveries as the JSON values that the SQL functions take and give.
+"""Webhooks and deliveries as the JSON values that the SQL functions take and give.
 
 What a newer release wrote and this one does not know is left out and reported, never guessed: a
 webhook for unknown kinds must not be taken for one that wants everything.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -61,27 +60,6 @@ def read_webhook(row: Mapping[str, Any]) -> Webhook:
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise InvalidInput(f"A webhook cannot be read: {_what(exc)}.") from exc
-
-
-def write_notice(notice: Notice) -> tuple[dict[str, Any], int]:
-    """Return the element of a batch and about how many bytes it takes.
-
-    Raises:
-        InvalidInput: its data cannot be written as JSON.
-    """
-    try:
-        text = json.dumps(_clean(notice.data), allow_nan=False)
-        data = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidInput(f"The data of a notice is not JSON: {_what(exc)}.") from exc
-    element = {
-        "id": notice.id,
-        "kind": notice.kind.value,
-        "company_id": notice.company_id,
-        "occurred_at": time_text(notice.occurred_at),
-        "data": data,
-    }
-    return element, len(text)
 
 
 def read_delivery(row: Mapping[str, Any], token: str) -> Delivery:
@@ -155,17 +133,6 @@ def _time(raw: object) -> datetime:
     return moment
 
 
-def _clean(value: object) -> object:
-    """Return the value with every text as Postgres takes it; strangers chose some of them."""
-    if isinstance(value, str):
-        return clean_text(str(value))
-    if isinstance(value, Mapping):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    return value
-
-
 def _what(exc: Exception) -> str:
-    """Say what was wrong; a ValueError of json or of an enumeration may show the content."""
+    """Say what was wrong; the text of a ValueError may show the content."""
     return f"{type(exc).__name__}, {exc}" if isinstance(exc, KeyError) else type(exc).__name__

@@ -1,5 +1,6 @@
 """Webhooks and their deliveries in Supabase, claimed and settled by SQL functions."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +19,13 @@ from crm_whatsapp.domain.webhooks import (
     Webhook,
 )
 from crm_whatsapp.stores.database_errors import translated
+from crm_whatsapp.stores.notice_record import write_notice
 from crm_whatsapp.stores.supabase_client import DatabaseCalls
 from crm_whatsapp.stores.webhook_record import (
     read_delivery,
     read_log_line,
     read_webhook,
     write_attempt,
-    write_notice,
     write_webhook,
 )
 
@@ -208,15 +209,15 @@ def _batches(notices: Sequence[Notice]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for notice in notices:
         try:
-            element, length = write_notice(notice)
+            text = write_notice(notice)
         except InvalidInput as exc:
             _LOG.error("Notice %s of kind %s is given up: %s", notice.id, notice.kind, exc.message)
             continue
-        if batch and (len(batch) >= _BATCH or size + length > _BATCH_BYTES):
+        if batch and (len(batch) >= _BATCH or size + len(text) > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(element)
-        size += length
+        batch.append(json.loads(text))
+        size += len(text)
     if batch:
         yield batch
 
