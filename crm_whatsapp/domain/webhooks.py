@@ -64,12 +64,13 @@ class Delivery:
     """One notice claimed for one webhook: to be sent now, and settled with the same token.
 
     Attributes:
-        id: rises in the order in which the notices were queued.
-        lane: deliveries of one lane (webhook and company) are sent one after another, in order
-            of id; the next only once the one before it was delivered or parked.
-        attempt: number of the attempt to be made, from 1.
-        queued_at: when it was queued, on the database clock.
-        token: proves that the claim is still ours.
+        id: its name in the delivery log; it stays when the delivery is queued again.
+        lane: deliveries of one lane (webhook and company) are sent one after another, in the
+            order in which the claim gives them; the next only once the one before it was
+            delivered or parked.
+        attempt: number of the attempt to be made, from 1, and again from 1 once redelivered.
+        queued_at: when it was queued or redelivered, on the database clock.
+        token: proves that the claim is still ours; the same for all that one claim took.
     """
 
     id: int
@@ -87,8 +88,8 @@ class Attempt:
 
     Attributes:
         state: DELIVERED, PARKED, or PENDING: to be tried again.
-        retry_in_seconds: for PENDING; the lane waits as long, on the database clock. 0 gives a
-            delivery back untried (`status_code` and `error` None), without counting an attempt.
+        retry_in_seconds: for PENDING; the lane waits as long, on the database clock. Without
+            `status_code` and `error` the delivery was not tried, and no attempt is counted.
         status_code: what the target answered; None when no answer came.
         error: for people, without the answer's body; None when it was delivered.
     """
@@ -107,7 +108,8 @@ class Claim:
     """What was claimed, and when it is worth asking again.
 
     Attributes:
-        next_due_seconds: until the earliest delivery that waits; None when none does.
+        next_due_seconds: until the earliest delivery that waits, or the end of a claim, this one
+            included; None when nothing waits.
     """
 
     deliveries: Sequence[Delivery]
@@ -170,7 +172,12 @@ class WebhookStore(Protocol):
         """
 
     def settle(self, attempts: Sequence[Attempt]) -> int:
-        """Write how attempts ended and let go of their lanes; return how many claims held."""
+        """Write how attempts ended; return for how many the claim held. Safe to repeat.
+
+        A lane is let go once everything that was claimed of it is settled, or once one delivery
+        is PENDING: those behind it wait with it, and need not be settled themselves. A claim that
+        ran out still holds while nobody else has taken the lane.
+        """
 
     def deliveries(
         self,
@@ -183,7 +190,9 @@ class WebhookStore(Protocol):
         """Return the delivery log, newest first, up to 200; `before` is an id to go on from."""
 
     def redeliver(self, webhook_id: str, delivery_ids: Sequence[int] | None) -> int:
-        """Queue these again (None: all parked ones), ahead of nothing; return how many."""
+        """Queue these again, delivered or parked (None: all parked ones), at the end of their
+        lanes with all attempts before them; return how many.
+        """
 
     def counts(self) -> Mapping[tuple[str, DeliveryState], int]:
         """Return how many deliveries each webhook has in each state."""
