@@ -19,6 +19,7 @@ from crm_whatsapp.service.backlog_sender import (
 log = structlog.get_logger(__name__)
 
 _BATCH = 200
+_SMALLEST_BATCH = 5
 
 
 class WriteBehind:
@@ -186,8 +187,12 @@ class WriteBehind:
             self._changed.notify_all()
 
     def _send_batch(self, *, notices: bool) -> int:
-        """Send the oldest entries; return how many they were."""
-        batch = self._journal.pending(_BATCH, notices=notices)
+        """Send the oldest entries; return how many they were.
+
+        After failures they are fewer: a database that is too slow for many at once takes some.
+        """
+        limit = max(_SMALLEST_BATCH, _BATCH >> self._failures)
+        batch = self._journal.pending(limit, notices=notices)
         if not batch:
             return 0
         before = self._sender.sent, self._sender.sent_notices

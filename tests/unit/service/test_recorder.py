@@ -6,6 +6,7 @@ import pytest
 
 from crm_whatsapp.domain.connection import Connection, DesiredState, Status
 from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.service import recorder as module
 from crm_whatsapp.service.recorder import Recorder
@@ -26,6 +27,24 @@ def recorder(journal: FakeJournal) -> Recorder:
 def record(recorder: Recorder, number: int, event: str = "Event") -> None:
     before = Connection(company_id=COMPANY, version=number - 1)
     recorder.record(before, replace(before, version=number), event, NOON)
+
+
+def notice(number: int, kind: NoticeKind = NoticeKind.MESSAGE) -> Notice:
+    return Notice(
+        id=f"00000000-0000-4000-8000-{number:012d}",
+        kind=kind,
+        company_id=COMPANY,
+        occurred_at=NOON,
+        data={"number": number},
+    )
+
+
+def numbers(journal: FakeJournal) -> list[int]:
+    """Return the versions of transitions and the numbers of notices, as the journal has them."""
+    return [
+        item.data["number"] if isinstance(item, Notice) else item.connection.version
+        for item in journal.backlog
+    ]
 
 
 def versions(journal: FakeJournal) -> list[int]:
@@ -118,3 +137,44 @@ def test_wishes_and_final_words_survive_a_power_cut(
     recorder.record(first, replace(first, **after), "Event", NOON)
     transition = journal.written[0]
     assert (transition.sets_desired_state, transition.final) == (wish, final)
+
+
+def test_notices_keep_their_place_among_the_changes_on_a_full_disk(
+    recorder: Recorder, journal: FakeJournal
+) -> None:
+    record(recorder, 1)
+    recorder.record_notice(notice(2), keep=True)
+    journal.refusal = StorageError("full")
+    record(recorder, 3)
+    recorder.record_notice(notice(4, NoticeKind.QR), keep=False)
+    record(recorder, 5)
+    assert recorder.held_count == 2, "a notice is no change that the row lacks"
+    journal.refusal = None
+    assert recorder.retry_held() == 3
+    assert numbers(journal) == [1, 2, 3, 4, 5]
+    assert [keep for _, keep in journal.notices] == [True, False]
+
+
+def test_notices_that_no_longer_fit_into_memory_cost_no_change(
+    recorder: Recorder, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_NOTICES_HELD", 2)
+    journal.refusal = StorageError("full")
+    record(recorder, 1)
+    for number, kept in ((2, True), (3, False), (4, True), (5, True)):
+        recorder.record_notice(notice(number), keep=kept)
+    record(recorder, 6)
+    journal.refusal = None
+    recorder.retry_held()
+    assert numbers(journal) == [1, 4, 5, 6], "the passing one went first, then the oldest"
+    assert (recorder.lost, recorder.lost_notices) == (0, 2)
+
+
+def test_a_notice_that_cannot_be_written_holds_up_nothing(
+    recorder: Recorder, journal: FakeJournal
+) -> None:
+    journal.refused_events.add(NoticeKind.MESSAGE)
+    recorder.record_notice(notice(1), keep=True)
+    record(recorder, 2)
+    assert numbers(journal) == [2]
+    assert recorder.lost_notices == 1

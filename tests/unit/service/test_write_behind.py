@@ -1,13 +1,14 @@
 """The journal reaches the database in order, each transition once, and nothing blocks for ever."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from crm_whatsapp.domain.connection import Connection, DesiredState, Status
-from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.errors import StorageError, StoreRejected, StoreUnavailable
+from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.service.write_behind import WriteBehind
 from tests.unit.service.fakes import (
@@ -16,8 +17,29 @@ from tests.unit.service.fakes import (
     FakeJournal,
     HangingCalls,
     MoodyStore,
+    Signal,
 )
 from tests.unit.service.pod import COMPANY, OTHER, THIRD
+
+
+class NoticeQueueInMemory:
+    """Takes notices, each once; `refusal` is what it says instead."""
+
+    def __init__(self, signal: Signal) -> None:
+        self.taken: dict[str, Notice] = {}
+        self.calls: list[int] = []
+        self.refusal: Callable[[Notice], Exception | None] = lambda notice: None
+        self._signal = signal
+
+    def enqueue(self, notices: Sequence[Notice]) -> int:
+        with self._signal:
+            self.calls.append(len(notices))
+            for notice in notices:
+                error = self.refusal(notice)
+                if error is not None:
+                    raise error
+            self.taken.update((notice.id, notice) for notice in notices)
+        return len(notices)
 
 
 class Bench:
@@ -29,11 +51,13 @@ class Bench:
         self.held = 0
         self.numbers = 0
         self.stale: list[tuple[int, int]] = []
+        self.queue = NoticeQueueInMemory(self.store.signal)
         self.write_behind = WriteBehind(
             journal=self.journal,
             store=self.store,
             longest_wait_seconds=0.01,
             held_count=lambda: self.held,
+            notices=self.queue,
         )
         self.write_behind.on_stale(
             lambda transition, receipt: self.stale.append(
@@ -59,6 +83,18 @@ class Bench:
         )
         self.journal.append(transition)
         return transition
+
+    def tell(self, company_id: str | None = COMPANY) -> Notice:
+        self.numbers += 1
+        notice = Notice(
+            id=f"00000000-0000-4000-8000-{self.numbers:012d}",
+            kind=NoticeKind.MESSAGE,
+            company_id=company_id,
+            occurred_at=NOON,
+            data={},
+        )
+        self.journal.append_notice(notice, keep=True)
+        return notice
 
     def history(self) -> list[int]:
         return [item.connection.version for item in self.store.database.history.values()]
@@ -303,3 +339,171 @@ def test_a_journal_that_cannot_be_read_is_the_problem_that_is_told(bench: Bench)
     assert problems[1] == "The state journal cannot be used."
     bench.journal.before_pending = lambda: None
     assert flush(bench)
+
+
+def test_a_flush_ends_although_changes_keep_coming(bench: Bench) -> None:
+    """A storm must not put off the comparison of rows and runtime for ever."""
+    bench.store.before_call = lambda name: bench.put() and None
+    bench.write_behind.start()
+    bench.put()
+    assert flush(bench)
+    bench.store.before_call = lambda name: None
+    assert flush(bench)
+
+
+def test_a_change_after_a_lost_answer_is_told_once_more_with_the_version_of_the_row(
+    bench: Bench,
+) -> None:
+    """The answer that the row was newer got lost; the repetition must not hide it."""
+    bench.store.database.rows[COMPANY] = Connection(company_id=COMPANY, version=900)
+    bench.store.record_transitions([bench.put(version=5)])
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.stale == [(5, 900)]
+
+
+def test_fewer_at_once_are_tried_when_many_take_too_long(bench: Bench) -> None:
+    def too_slow(name: str) -> None:
+        if len(bench.store.calls[-1]) > 20:
+            raise StoreUnavailable("The database did not answer in time.")
+
+    bench.store.before_call = too_slow
+    for _ in range(300):
+        bench.put()
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.history() == list(range(1, 301))
+
+
+def test_probes_keep_the_order_of_a_company(bench: Bench) -> None:
+    """A later change must not reach the history, and the webhooks, before an earlier one."""
+    bench.store.poisonous.add(OTHER)
+    bench.put(OTHER)
+    for _ in range(20):
+        bench.put(COMPANY)
+    bench.put(OTHER)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.history() == list(range(2, 22))
+    assert bench.write_behind.refused == 2
+
+
+def test_poison_that_fills_a_whole_batch_does_not_hide_the_others(bench: Bench) -> None:
+    bench.store.poisonous.add(OTHER)
+    for _ in range(250):
+        bench.put(OTHER)
+    bench.put(COMPANY)
+    bench.write_behind.start()
+    bench.store.signal.wait_until(lambda: bench.history() == [251], "the other company's change")
+    bench.put(THIRD)
+    assert flush(bench)
+    assert bench.history() == [251, 252]
+    assert bench.write_behind.refused == 250
+
+
+# --- notices ---------------------------------------------------------------------------------
+
+
+def test_notices_and_changes_share_calls_as_far_as_the_order_of_a_company_allows(
+    bench: Bench,
+) -> None:
+    bench.put(COMPANY)
+    first = bench.tell(COMPANY)
+    bench.put(OTHER)
+    second = bench.tell(OTHER)
+    bench.put(COMPANY)
+    third = bench.tell(None)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.store.calls == [[COMPANY, OTHER], [COMPANY]]
+    assert bench.queue.calls == [3]
+    assert list(bench.queue.taken) == [first.id, second.id, third.id]
+    assert (bench.write_behind.sent, bench.write_behind.sent_notices) == (3, 3)
+    assert bench.journal.pending_count() == 0
+
+
+@pytest.mark.parametrize("error", [StoreRejected("no such table"), StoreUnavailable("too slow")])
+def test_notices_that_are_not_taken_hold_up_no_row(bench: Bench, error: Exception) -> None:
+    bench.queue.refusal = lambda notice: error
+    notices = [bench.tell(COMPANY), bench.tell(OTHER)]
+    bench.put(COMPANY)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.history() == [3]
+    assert bench.write_behind.is_reachable
+    assert bench.write_behind.notice_problem is not None
+    assert bench.journal.pending_count() == 2
+    bench.queue.refusal = lambda notice: None
+    bench.store.signal.wait_until(lambda: len(bench.queue.taken) == 2, "the notices, by themselves")
+    bench.journal.await_empty()
+    assert list(bench.queue.taken) == [notice.id for notice in notices]
+    assert flush(bench)
+    assert bench.write_behind.notice_problem is None
+    assert bench.write_behind.refused == 0
+
+
+def test_one_notice_that_is_refused_does_not_hold_up_the_others(bench: Bench) -> None:
+    bad = bench.tell(OTHER)
+    bench.queue.refusal = lambda item: StoreRejected("no") if item.id == bad.id else None
+    good = [bench.tell(COMPANY), bench.tell(OTHER), bench.tell(THIRD)]
+    bench.write_behind.start()
+    assert flush(bench)
+    assert sorted(bench.queue.taken) == [notice.id for notice in good]
+    assert bench.write_behind.refused == 1
+
+
+def test_a_lost_answer_to_notices_doubles_none(bench: Bench) -> None:
+    notice = bench.tell()
+    bench.queue.enqueue([notice])
+    bench.write_behind.start()
+    assert flush(bench)
+    assert list(bench.queue.taken) == [notice.id]
+    assert bench.journal.pending_count() == 0
+
+
+def test_after_an_outage_notices_follow_at_once(bench: Bench) -> None:
+    bench.write_behind = WriteBehind(
+        journal=bench.journal,
+        store=bench.store,
+        longest_wait_seconds=3600.0,
+        held_count=lambda: 0,
+        notices=bench.queue,
+    )
+    bench.queue.refusal = lambda notice: StoreUnavailable("away")
+    bench.store.database.reachable = False
+    bench.tell()
+    bench.put()
+    bench.write_behind._failures = -1  # the first pause is short, the second would be an hour
+    bench.write_behind._notice_failures = 20
+    bench.write_behind.start()
+    bench.store.await_calls(1)
+    bench.queue.refusal = lambda notice: None
+    bench.store.database.reachable = True
+    bench.store.signal.wait_until(lambda: bool(bench.queue.taken), "the notice")
+
+
+def test_whoever_waits_for_deliveries_hears_of_each_batch(bench: Bench) -> None:
+    heard: list[int] = []
+    bench.write_behind.on_sent(lambda: heard.append(len(bench.queue.taken)))
+    bench.put(COMPANY)
+    bench.tell(COMPANY)
+    bench.write_behind.start()
+    assert flush(bench)
+    assert heard == [1]
+    assert flush(bench)
+    assert heard == [1], "nothing was sent, nothing is told"
+
+
+def test_without_a_queue_notices_are_given_up(bench: Bench) -> None:
+    bench.write_behind = WriteBehind(
+        journal=bench.journal,
+        store=bench.store,
+        longest_wait_seconds=0.01,
+        held_count=lambda: 0,
+    )
+    bench.tell()
+    bench.put()
+    bench.write_behind.start()
+    assert flush(bench)
+    assert bench.journal.pending_count() == 0
+    assert bench.write_behind.sent_notices == 0

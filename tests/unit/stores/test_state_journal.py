@@ -27,7 +27,8 @@ from crm_whatsapp.domain.connection import (
     Status,
     UserAction,
 )
-from crm_whatsapp.domain.errors import StorageError
+from crm_whatsapp.domain.errors import InvalidInput, StorageError
+from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.domain.ports import StateJournal
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS
@@ -68,6 +69,18 @@ def change(
         occurred_at=NOON + timedelta(seconds=version),
         final=final,
         sets_desired_state=sets_desired_state,
+    )
+
+
+def told(
+    company_id: str | None = COMPANY, *, kind: NoticeKind = NoticeKind.MESSAGE, text: str = "hello"
+) -> Notice:
+    return Notice(
+        id=str(uuid.uuid4()),
+        kind=kind,
+        company_id=company_id,
+        occurred_at=NOON,
+        data={"text": text},
     )
 
 
@@ -264,6 +277,125 @@ def test_final_entries_alone_may_exceed_the_limit(path: Path) -> None:
     journal.close()
 
 
+# --- notices ---------------------------------------------------------------------------------
+
+
+def test_notices_wait_in_the_order_of_everything_else(
+    journal: SqliteStateJournal, path: Path
+) -> None:
+    first, code, second, about_all = (
+        change(version=1),
+        told(kind=NoticeKind.QR),
+        change(OTHER, 1),
+        told(None, kind=NoticeKind.ALERT),
+    )
+    journal.append(first)
+    journal.append_notice(code, keep=False)
+    journal.append(second)
+    journal.append_notice(about_all, keep=True)
+    journal.append_notice(code, keep=False)
+    again = reopened(journal, path)
+    assert again.pending(10) == [first, code, second, about_all]
+    assert again.pending(10, notices=False) == [first, second]
+    assert (again.pending_count(), again.pending_count(notices=False)) == (4, 2)
+    assert again.backlog_count == 4
+    again.mark_sent([first.id, code.id])
+    assert again.pending(10) == [second, about_all]
+    assert again.backlog_count == 2
+    assert {c.company_id for c in again.load_connections()} == {COMPANY, OTHER}
+    again.close()
+
+
+def test_the_heads_are_the_oldest_of_each_company(journal: SqliteStateJournal) -> None:
+    changes = [change(COMPANY, 1), change(COMPANY, 2), change(OTHER, 1)]
+    notices = [told(OTHER), told(COMPANY), told(OTHER)]
+    for one, other in zip(changes, notices, strict=True):
+        journal.append(one)
+        journal.append_notice(other, keep=True)
+    assert journal.pending_heads(5, notices=False) == [changes[0], changes[2]]
+    assert journal.pending_heads(5, notices=True) == notices[:2]
+    assert journal.pending_heads(1, notices=True) == notices[:1]
+
+
+def test_a_batch_is_what_fits_into_one_request(journal: SqliteStateJournal) -> None:
+    long = [told(text="x" * 400_000) for _ in range(5)]
+    for one in long:
+        journal.append_notice(one, keep=True)
+    assert journal.pending(100) == long[:2]
+    journal.mark_sent([one.id for one in long[:4]])
+    assert journal.pending(100) == long[4:]
+
+
+def test_what_cannot_be_written_down_is_refused(journal: SqliteStateJournal) -> None:
+    with pytest.raises(InvalidInput):
+        journal.append_notice(told(text=object()), keep=True)  # type: ignore[arg-type]
+    assert journal.pending_count() == 0
+
+
+def test_a_later_notice_does_not_make_the_newest_transition_droppable(path: Path) -> None:
+    journal = SqliteStateJournal(path, backlog_limit=20)
+    newest = change(OTHER, 1)
+    journal.append(newest)
+    journal.append_notice(told(OTHER), keep=True)
+    for version in range(1, 100):
+        journal.append(change(COMPANY, version))
+        if version % 10 == 0:
+            journal.append_notice(told(COMPANY), keep=True)
+    assert newest in journal.pending(1000)
+    assert journal.pending(1000, notices=False)[-1].connection.version == 99  # type: ignore[union-attr]
+    assert journal.lost_notices == journal.dropped_notices == 0
+    assert journal.backlog_count == journal.pending_count()
+    journal.close()
+
+
+def test_passing_notices_go_first_then_the_oldest_and_never_a_transition(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = SqliteStateJournal(path, notice_limit=20)
+    quiet = change(version=1)
+    journal.append(quiet)
+    kept = [told() for _ in range(15)]
+    for one in kept:
+        journal.append_notice(told(kind=NoticeKind.QR), keep=False)
+        journal.append_notice(one, keep=True)
+    assert (journal.dropped_notices, journal.lost_notices) == (12, 0)
+    assert [item for item in journal.pending(100) if item in kept] == kept
+    with caplog.at_level(logging.WARNING):
+        more = [told() for _ in range(25)]
+        for one in more:
+            journal.append_notice(one, keep=True)
+    left = journal.pending(100)
+    assert left[0] == quiet
+    assert len(left) - 1 <= 20
+    assert left[1:] == [*kept, *more][-len(left[1:]) :]
+    assert journal.lost_notices == 40 - len(left[1:])
+    assert journal.dropped_notices == 15
+    assert "others lost" in caplog.text
+    assert "hello" not in caplog.text
+    again = reopened(journal, path)
+    assert again.pending(100) == left
+    again.close()
+
+
+def test_notices_are_bounded_by_their_size_too(path: Path) -> None:
+    journal = SqliteStateJournal(path, notice_bytes_limit=1_000_000)
+    for _ in range(100):
+        journal.append_notice(told(text="x" * 100_000), keep=True)
+    assert 5 <= journal.pending_count() <= 10
+    assert journal.lost_notices == 100 - journal.pending_count()
+    journal.close()
+
+
+def test_the_companies_whose_end_waits(journal: SqliteStateJournal) -> None:
+    journal.append(change(OTHER, 1, event="says forgotten"))
+    journal.append_notice(told(text='"forgotten"'), keep=True)
+    last = change(COMPANY, 2, event=FORGOTTEN, final=True)
+    journal.append(last)
+    assert journal.forgotten_companies() == [COMPANY]
+    journal.mark_sent([last.id])
+    assert journal.forgotten_companies() == []
+
+
 # --- other releases --------------------------------------------------------------------------
 
 
@@ -313,6 +445,50 @@ def test_an_unreadable_record_does_not_hide_the_others(
         assert again.pending_count() == 1
         again.append(change(COMPANY, 1))
         again.close()
+
+
+def test_a_file_of_the_first_schema_is_read_and_goes_on(
+    journal: SqliteStateJournal, path: Path
+) -> None:
+    first = change(COMPANY, 3)
+    journal.append(first)
+    journal.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "drop index backlog_by_kind; alter table backlog drop column notice;"
+            "pragma user_version = 1"
+        )
+    again = SqliteStateJournal(path)
+    assert again.set_aside is None
+    second, notice = change(OTHER, 1), told()
+    again.append_notice(notice, keep=True)
+    again.append(second)
+    assert again.pending(10) == [first, notice, second]
+    again.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("pragma user_version").fetchone() == (2,)
+        # What the release before this one does with it.
+        db.execute(
+            "insert into backlog (id, company_id, keep, record) "
+            "select 'older', company_id, keep, record from backlog where id = ?",
+            (second.id,),
+        )
+        db.commit()
+    again = SqliteStateJournal(path)
+    assert again.pending(10) == [first, notice, second, second]
+    again.close()
+
+
+def test_a_notice_that_cannot_be_read_is_given_up(journal: SqliteStateJournal, path: Path) -> None:
+    notice, good = told(), change()
+    journal.append_notice(notice, keep=True)
+    journal.append(good)
+    journal.close()
+    rewrite(path, "update backlog set record = '{}' where id = ?", notice.id)
+    again = SqliteStateJournal(path)
+    assert again.pending(10) == [good]
+    assert again.backlog_count == again.pending_count() == 1
+    again.close()
 
 
 def test_a_schema_of_a_newer_release_is_used(journal: SqliteStateJournal, path: Path) -> None:
