@@ -343,7 +343,11 @@ def test_a_journal_that_cannot_be_read_is_the_problem_that_is_told(bench: Bench)
 
 def test_a_flush_ends_although_changes_keep_coming(bench: Bench) -> None:
     """A storm must not put off the comparison of rows and runtime for ever."""
-    bench.store.before_call = lambda name: bench.put() and None
+
+    def storm(name: str) -> None:
+        bench.put()
+
+    bench.store.before_call = storm
     bench.write_behind.start()
     bench.put()
     assert flush(bench)
