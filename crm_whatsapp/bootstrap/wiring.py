@@ -12,6 +12,7 @@ from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.engine.supervisor import Supervisor
 from crm_whatsapp.jobs.job_board import Job, JobBoard
 from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
+from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.keepalive import Keepalive
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.messaging import Messaging, SendLimits
@@ -101,6 +102,7 @@ def build(settings: Settings) -> Parts:
             snapshots=snapshots.keeper,
         )
     )
+    notices = NoticeBoard()
     manager = SessionManager(
         RuntimeParts(
             journal=journal,
@@ -113,6 +115,8 @@ def build(settings: Settings) -> Parts:
             limits=policy_limits(settings),
             catalogue=snapshots.catalogue,
             snapshots=snapshots.keeper,
+            inbox=Inbox(notices=notices, clock=clock, taken=fleet.taken),
+            notices=notices,
         )
     )
     sink.target = manager
@@ -184,7 +188,7 @@ def build(settings: Settings) -> Parts:
         messaging=messaging,
         jobs=jobs,
         snapshots=snapshots,
-        notices=NoticeBoard(),
+        notices=notices,
         backups=SessionBackups(
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
         ),

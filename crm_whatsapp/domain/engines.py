@@ -115,6 +115,12 @@ class EngineFleet(Protocol):
         EngineUnavailable when its engine is gone.
         """
 
+    def taken(self, company_id: str, generation: int) -> None:
+        """Say that one InboundEvent of this client has been told outside.
+
+        A client has only so many on their way; it holds back the others until then.
+        """
+
     def health(self) -> list[EngineHealth]:
         """Tell how each engine is; from memory."""
 

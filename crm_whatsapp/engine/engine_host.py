@@ -70,6 +70,7 @@ class EngineHost:
             Order.LOGOUT: self._logout,
             Order.SEND: self._send,
             Order.CAREFUL: self._set_careful,
+            Order.TAKEN: self._taken,
             Order.SHUTDOWN: self._shutdown,
         }
         while True:
@@ -80,6 +81,10 @@ class EngineHost:
 
     def report_event(self, client: HostedClient, name: str, fields: Fields) -> None:
         self._channel.send(event_frame(client.company_id, client.generation, name, fields))
+
+    def report_inbound(self, client: HostedClient, name: str, fields: Fields) -> None:
+        frame = event_frame(client.company_id, client.generation, name, fields)
+        self._channel.send({**frame, "type": Report.INBOUND})
 
     def report_gone(self, client: HostedClient, fields: Fields | None) -> None:
         with self._changed:
@@ -173,9 +178,18 @@ class EngineHost:
             return False
 
     def _stop(self, frame: Frame) -> None:
-        client = self._clients.get(frame["company_id"])
-        if client is not None and client.generation == frame["generation"]:
+        client = self._find(frame)
+        if client is not None:
             client.request_stop()
+
+    def _taken(self, frame: Frame) -> None:
+        client = self._find(frame)
+        if client is not None:
+            client.inbound_taken(frame["count"])
+
+    def _find(self, frame: Frame) -> HostedClient | None:
+        client = self._clients.get(frame["company_id"])
+        return client if client and client.generation == frame["generation"] else None
 
     def _set_careful(self, frame: Frame) -> None:
         self.careful = bool(frame["on"])
@@ -203,8 +217,8 @@ class EngineHost:
             answer = {"type": Report.CALLED, "call_id": frame["call_id"]}
             self._channel.send({**answer, "fields": describe(result)})
 
-        hosted = self._clients.get(frame["company_id"])
-        client = hosted.client if hosted and hosted.generation == frame["generation"] else None
+        hosted = self._find(frame)
+        client = hosted.client if hosted else None
         if client is None:
             done(ConnectionError("The client is not connected."))
             return

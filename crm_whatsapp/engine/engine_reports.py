@@ -11,7 +11,7 @@ from crm_whatsapp.domain.events import ClientConnected, ClientStarting, EngineEv
 from crm_whatsapp.engine.engine_calls import EngineCalls
 from crm_whatsapp.engine.engine_unit import Engine, Pulse
 from crm_whatsapp.engine.event_translation import domain_event
-from crm_whatsapp.engine.frames import Frame, FrameError, Report, get_int, get_text
+from crm_whatsapp.engine.frames import Frame, FrameError, Report, get_int, get_text, taken_frame
 from crm_whatsapp.engine.login import LOGIN_SETTLED
 from crm_whatsapp.engine.session_table import Session, SessionTable, Stage
 
@@ -42,6 +42,7 @@ class EngineReports:
             Report.UNUSABLE: self._unusable,
             Report.STARTING: self._starting,
             Report.EVENT: self._event,
+            Report.INBOUND: self._inbound,
             Report.ENDED: self._gone,
             Report.STOPPED: self._gone,
             Report.CALLED: lambda _, frame: self._calls.answered(frame),
@@ -99,6 +100,20 @@ class EngineReports:
             session.closing = True
             engine.kill()
         self._audience.emit(event)
+
+    def _inbound(self, engine: Engine, frame: Frame) -> None:
+        """Pass on a message or a receipt, also of a client that is just being stopped."""
+        passed_on = False
+        try:
+            event = domain_event(frame)
+            if self._session_of(engine, frame) is not None:
+                self._audience.emit(event)
+                passed_on = True
+        finally:
+            if not passed_on:  # nobody else will, and its client would wait for ever
+                engine.send(
+                    taken_frame(get_text(frame, "company_id"), get_int(frame, "generation"))
+                )
 
     def _gone(self, engine: Engine, frame: Frame) -> None:
         event = domain_event(frame)

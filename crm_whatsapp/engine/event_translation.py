@@ -8,12 +8,16 @@ WhatsApp in go.mau.fi/whatsmeow types/events/events.go.
 """
 
 import dataclasses
+import functools
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
 
 from crm_whatsapp.domain import events
+from crm_whatsapp.domain.inbound import MOST_TEXT_CHARACTERS, InboundEvent
 from crm_whatsapp.engine.frames import Frame, FrameError, Report, get_int, get_text
 
 Fields = dict[str, Any]
@@ -41,6 +45,11 @@ BAN_CODES: Mapping[int, int] = {1: 101, 2: 102, 3: 103, 4: 104, 5: 106}
 
 PAIR_ERROR = 1
 """PairStatus.PStatus.ERROR"""
+
+MESSAGE = 17
+RECEIPT = 18
+INBOUND_CODES = (MESSAGE, RECEIPT)
+"""Events that inbound_translation reads."""
 
 FIRST_QR_SECONDS = 60.0
 NEXT_QR_SECONDS = 20.0
@@ -142,7 +151,7 @@ _TRANSLATIONS: Mapping[int, Callable[[Any, Fields], Translation]] = {
     12: lambda message, device: ("ClientDisconnected", {}),
 }
 
-SUBSCRIBED_CODES: tuple[int, ...] = tuple(sorted(_TRANSLATIONS))
+SUBSCRIBED_CODES: tuple[int, ...] = (*sorted(_TRANSLATIONS), *INBOUND_CODES)
 """Event codes an engine registers for; those not registered never arrive."""
 
 
@@ -150,7 +159,7 @@ def translate(code: int, message: Any, device: Fields) -> Translation:
     """Return the domain event's name and fields for one neonize event.
 
     Args:
-        code: neonize's event code, one of SUBSCRIBED_CODES.
+        code: neonize's event code, one of SUBSCRIBED_CODES that is not one of INBOUND_CODES.
         device: what the client's Device event (0) said.
     """
     return _TRANSLATIONS[code](message, device)
@@ -204,44 +213,95 @@ def event_frame(company_id: str, generation: int, name: str, fields: Fields) -> 
     }
 
 
-def _engine_events() -> dict[str, type[events.EngineEvent]]:
-    return {cls.__name__: cls for cls in events.EngineEvent.__subclasses__()}
-
-
 def domain_event(frame: Frame) -> events.EngineEvent:
-    """Return the event in an EVENT, ENDED or STOPPED frame.
+    """Return the event in an EVENT, INBOUND, ENDED or STOPPED frame.
 
     Raises:
-        FrameError: an unknown event, or fields that are not its own.
+        FrameError: an unknown event, one in a frame of another kind, or fields that are not its
+            own.
     """
     name = get_text(frame, "event")
     fields = frame.get("fields")
-    cls = _engine_events().get(name)
-    if cls is None or not isinstance(fields, dict):
+    kind = _kinds().get(name)
+    inbound = frame["type"] == Report.INBOUND
+    if kind is None or kind.is_inbound is not inbound or not isinstance(fields, dict):
         raise FrameError(f"unknown event {name!r}")
-    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
     for key, value in fields.items():
-        if key not in hints or not _fits(value, hints[key]):
-            raise FrameError(f"{name}: {key} does not fit")
-    own: dict[str, Any] = {
+        try:
+            values[key] = _read_value(value, kind.hints[key])
+            if inbound:
+                _check_text(value)
+        except (KeyError, ValueError) as exc:
+            raise FrameError(f"{name}: {key[:40]} does not fit") from exc
+    values |= {
         "company_id": get_text(frame, "company_id"),
         "generation": get_int(frame, "generation"),
     }
-    missing = [
-        field.name
-        for field in dataclasses.fields(cls)
-        if field.default is dataclasses.MISSING and field.name not in {*fields, *own}
-    ]
+    missing = kind.required - values.keys()
     if missing:
-        raise FrameError(f"{name}: {missing[0]} is missing")
-    return cls(**{**fields, **own})
+        raise FrameError(f"{name}: {min(missing)} is missing")
+    return kind.event(**values)
 
 
-def _fits(value: object, hint: Any) -> bool:
-    allowed = typing.get_args(hint) or (hint,)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return True
-    return type(value) in allowed
+class _Kind(NamedTuple):
+    """A class of events, and what its fields are."""
+
+    event: Callable[..., events.EngineEvent]
+    hints: Mapping[str, Any]
+    required: frozenset[str]
+    is_inbound: bool
+
+
+@functools.cache
+def _kinds() -> Mapping[str, _Kind]:
+    base = InboundEvent.__name__
+    others = [cls for cls in events.EngineEvent.__subclasses__() if cls.__name__ != base]
+    return {
+        cls.__name__: _Kind(
+            event=cls,
+            hints=typing.get_type_hints(cls),
+            required=frozenset(
+                field.name
+                for field in dataclasses.fields(cls)
+                if field.default is dataclasses.MISSING
+            ),
+            is_inbound=issubclass(cls, InboundEvent),
+        )
+        for cls in (*others, *InboundEvent.__subclasses__())
+    }
+
+
+def _read_value(value: object, hint: Any) -> object:
+    """Return the value as its field wants it.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError("not a list")
+        return tuple(_read_value(item, typing.get_args(hint)[0]) for item in value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return hint(str(value))
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    whole_number = isinstance(value, int) and not isinstance(value, bool)
+    if type(value) not in allowed and not (float in allowed and whole_number):
+        raise ValueError("of another type")
+    return value
+
+
+def _check_text(value: object) -> None:
+    """Let no text through that is too long, or that neither JSON nor Postgres can hold.
+
+    Raises:
+        ValueError: it is one; UnicodeEncodeError, for a lone surrogate, is one too.
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            text.encode()
+            if "\x00" in text or len(text) > MOST_TEXT_CHARACTERS:
+                raise ValueError("no text to pass on")
 
 
 def _short(text: str) -> str:

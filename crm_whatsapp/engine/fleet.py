@@ -24,7 +24,7 @@ from crm_whatsapp.engine.engine_environment import engine_environment
 from crm_whatsapp.engine.engine_reports import EngineReports
 from crm_whatsapp.engine.engine_unit import Engine
 from crm_whatsapp.engine.engine_watch import EngineWatch
-from crm_whatsapp.engine.frames import Order
+from crm_whatsapp.engine.frames import Order, taken_frame
 from crm_whatsapp.engine.isolation import IsolationWard
 from crm_whatsapp.engine.placement import engines_needed
 from crm_whatsapp.engine.replacement import Replacement
@@ -116,6 +116,11 @@ class Fleet:
             limit = self._settings.slow_stop_seconds if connected else _UNPAIRED_STOP_SECONDS
             self._loop.call_in(limit, engine.kill)
         engine.send({"type": Order.STOP, "company_id": company_id, "generation": generation})
+
+    def taken(self, company_id: str, generation: int) -> None:
+        session = self._table.find(company_id, generation)
+        if session is not None and session.engine is not None:
+            session.engine.send(taken_frame(company_id, generation))
 
     # --- the end of it all --------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from crm_whatsapp.engine.frames import MAX_FRAME_BYTES, Frame, decode, encode
+from crm_whatsapp.engine.frames import MAX_FRAME_BYTES, Frame, Report, decode, encode
 
 
 class FrameChannel:
@@ -43,12 +43,21 @@ class FrameChannel:
     def _write(self) -> None:
         while True:
             frame, written = self._outgoing.get()
+            data = encode(frame)
+            if len(data) > MAX_FRAME_BYTES:
+                # The supervisor would take it for the end of the engine.
+                data = encode(_too_large(frame, len(data)))
             try:
-                self._connection.send_bytes(encode(frame))
+                self._connection.send_bytes(data)
             except OSError:
                 _leave()
             if written is not None:
                 written.set()
+
+
+def _too_large(frame: Frame, size_bytes: int) -> Frame:
+    message = f"a {frame['type']} frame of {size_bytes} bytes was dropped"
+    return {"type": Report.LOG, "level": "error", "logger": __name__, "message": message}
 
 
 def _leave() -> NoReturn:

@@ -27,6 +27,7 @@ class Order(StrEnum):
     LOGOUT = "logout"  # unlink the device
     SEND = "send"  # send a text
     CAREFUL = "careful"  # one dial at a time, or not any more
+    TAKEN = "taken"  # so many messages and receipts have been told; more may follow
     SHUTDOWN = "shutdown"  # stop everything, then exit
 
 
@@ -37,6 +38,7 @@ class Report(StrEnum):
     UNUSABLE = "unusable"  # neonize cannot be loaded; the engine exits
     STARTING = "starting"  # the next thing is the call that may end the process
     EVENT = "event"  # a domain event of one client
+    INBOUND = "inbound"  # a message or a receipt; answered by TAKEN
     ENDED = "ended"  # connect() returned or raised unasked; the client is gone
     STOPPED = "stopped"  # the client is gone as asked
     CALLED = "called"  # the answer to a probe, logout or send
@@ -64,6 +66,16 @@ def decode(data: bytes) -> Frame:
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise FrameError("not an object with a type")
     return frame
+
+
+def taken_frame(company_id: str, generation: int) -> Frame:
+    """Return the frame that lets one more message or receipt of a client come."""
+    return {
+        "type": Order.TAKEN,
+        "company_id": company_id,
+        "generation": generation,
+        "count": 1,
+    }
 
 
 def get_text(frame: Frame, key: str) -> str:

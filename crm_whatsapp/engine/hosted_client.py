@@ -9,10 +9,13 @@ from typing import Any, Protocol
 
 from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.event_translation import (
+    INBOUND_CODES,
     Fields,
     ended_fields,
     translate,
 )
+from crm_whatsapp.engine.inbound_flow import InboundFlow
+from crm_whatsapp.engine.inbound_translation import translate_inbound
 from crm_whatsapp.engine.login import LOGIN_SETTLED
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import DialSlot, StartGate, Turn
@@ -43,6 +46,9 @@ class Host(Protocol):
 
     def report_event(self, client: "HostedClient", name: str, fields: Fields) -> None: ...
 
+    def report_inbound(self, client: "HostedClient", name: str, fields: Fields) -> None:
+        """A message or a receipt; answered by HostedClient.inbound_taken."""
+
     def report_gone(self, client: "HostedClient", fields: Fields | None) -> None:
         """The client is gone: as asked when fields is None, else by itself."""
 
@@ -63,6 +69,8 @@ class HostedClient:
 
     RECONNECT_STOP_SECONDS = 1.0
     LOGIN_SLOT_SECONDS = 20.0
+    QUIET_SECONDS = 0.1
+    DRAIN_SECONDS = 2.0
 
     def __init__(self, order: ClientOrder, host: Host) -> None:
         self.company_id = order.company_id
@@ -82,6 +90,7 @@ class HostedClient:
         self._turn: Turn | None = None
         self._slot: DialSlot | None = None
         self._client: WhatsAppClient | None = None
+        self._flow = InboundFlow()
 
     # --- asked by the engine ------------------------------------------------------------------
 
@@ -140,10 +149,15 @@ class HostedClient:
             phase = self._phase
             if phase is Phase.WAITING:
                 self._phase = Phase.GONE
+        self._flow.open()
         if phase is Phase.WAITING:
             self._finish("")
         elif phase is not Phase.DIALING:
             self._stop_soon()
+
+    def inbound_taken(self, count: int) -> None:
+        """Let more messages and receipts through: so many have been told."""
+        self._flow.taken(count)
 
     def fail_waiting(self, fields: Fields) -> None:
         """End a client that could not get its lock."""
@@ -162,9 +176,19 @@ class HostedClient:
         self._leave_dialing(self._phase_with_device())
 
     def event_arrived(self, code: int, message: Any) -> None:
-        name, fields = translate(code, message, self._device)
-        self._note(name)
-        self._host.report_event(self, name, fields)
+        with self._flow.hearing():
+            if code in INBOUND_CODES:
+                self._inbound_arrived(code, message)
+                return
+            name, fields = translate(code, message, self._device)
+            self._note(name)
+            self._host.report_event(self, name, fields)
+
+    def _inbound_arrived(self, code: int, message: Any) -> None:
+        """Report messages and receipts, no faster than they are told outside."""
+        for name, fields in translate_inbound(code, message):
+            self._flow.admit(sum(len(value) for value in fields.values() if _has_length(value)))
+            self._host.report_inbound(self, name, fields)
 
     def qr_shown(self, text: str) -> None:
         """A saved session never shows a QR code: the device row is missing."""
@@ -252,6 +276,9 @@ class HostedClient:
             _log.exception("disconnect failed")
         finally:
             turn.release()
+        if self._phase in (Phase.OPEN, Phase.RECONNECTING):
+            # What is in neonize's channel has been acknowledged: nobody would send it again.
+            self._flow.wait_quiet(self.QUIET_SECONDS, self.DRAIN_SECONDS)
         self._clear()
         if self._phase is Phase.UNPAIRED:
             # connect() waits for a QR channel that nobody closes any more; it touches nothing.
@@ -280,3 +307,7 @@ class HostedClient:
             self._phase = Phase.GONE
         self.lock.release()
         self._host.report_gone(self, fields)
+
+
+def _has_length(value: object) -> bool:
+    return isinstance(value, str | list)

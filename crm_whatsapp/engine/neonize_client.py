@@ -8,14 +8,19 @@ from typing import Any
 
 import neonize
 import neonize.client
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from neonize.client import NewClient
 from neonize.events import INT_TO_EVENT
 from neonize.exc import NeonizeError
-from neonize.proto.Neonize_pb2 import JID
+from neonize.proto.Neonize_pb2 import JID, MessageInfo
+from neonize.proto.Neonize_pb2 import Message as MessageEv
 from neonize.proto.waCompanionReg.WAWebProtobufsCompanionReg_pb2 import DeviceProps
 from neonize.proto.waE2E.WAWebProtobufsE2E_pb2 import Message
 
-from crm_whatsapp.engine.event_translation import SUBSCRIBED_CODES, device_fields
+from crm_whatsapp.engine.event_translation import MESSAGE, SUBSCRIBED_CODES, device_fields
+from crm_whatsapp.engine.inbound_translation import BareMessage
 from crm_whatsapp.engine.whatsapp_client import (
     CallFailed,
     ClientFactory,
@@ -26,6 +31,9 @@ from crm_whatsapp.engine.whatsapp_client import (
 _log = logging.getLogger(__name__)
 
 VERSION: str = neonize.__version__
+
+MOST_EVENT_BYTES = 4 * 1024 * 1024
+"""A message event holds its message twice. The longest text is 256 KB, previews are smaller."""
 
 
 class PatientEvent(threading.Event):
@@ -134,7 +142,11 @@ class NeonizeClient:
 
         def execute(uuid: int, binary: int, size: int, code: int) -> None:
             try:
-                deliver(uuid, binary, size, code)
+                if code == MESSAGE:
+                    event = read_message_event(ctypes.string_at(binary, size))
+                    listener.event_arrived(code, event)
+                else:
+                    deliver(uuid, binary, size, code)
             except Exception:  # noqa: BLE001 - an exception cannot pass through Go
                 _log.exception("event %d could not be handled", code)
             if code == 0:
@@ -146,6 +158,25 @@ class NeonizeClient:
         client._NewClient__onLoginStatus = lambda _, status: listener.login_status_changed(
             ctypes.string_at(status).decode()
         )
+
+
+def read_message_event(data: bytes) -> Any:
+    """Return the message event; only who it is from when it is too large, or nested too deeply.
+
+    Raises:
+        DecodeError: not even that can be read.
+    """
+    why = "oversized"
+    if len(data) <= MOST_EVENT_BYTES:
+        try:
+            return MessageEv.FromString(data)
+        except DecodeError:
+            why = "undecodable"
+    fields = UnknownFieldSet(Empty.FromString(data))
+    for index in range(len(fields)):
+        if fields[index].field_number == MessageEv.INFO_FIELD_NUMBER:
+            return BareMessage(Info=MessageInfo.FromString(fields[index].data), why=why)
+    raise DecodeError("a message event without Info")
 
 
 def _forwarder(listener: ClientListener, code: int) -> Callable[[Any, Any], None]:

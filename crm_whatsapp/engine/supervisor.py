@@ -61,6 +61,10 @@ class Supervisor:
         """See EngineFleet."""
         self._loop.post(lambda: self._fleet.calls.logout(company_id, generation))
 
+    def taken(self, company_id: str, generation: int) -> None:
+        """See EngineFleet."""
+        self._loop.post(lambda: self._fleet.taken(company_id, generation))
+
     def send_text(
         self, company_id: str, generation: int, *, to_jid: str, text: str, timeout_seconds: float
     ) -> Future[SentMessage]:

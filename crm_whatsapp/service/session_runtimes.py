@@ -30,12 +30,14 @@ from crm_whatsapp.domain.errors import (
     ServiceStopping,
     StorageError,
 )
+from crm_whatsapp.domain.inbound import InboundEvent
 from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.rules.timer_rules import is_due
 from crm_whatsapp.domain.session_policy import decide, is_recorded_change
 from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.company_runtime import CompanyRuntime
 from crm_whatsapp.service.effect_runner import EffectRunner, Work
+from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.mailroom import Mailroom
 from crm_whatsapp.service.notice_board import NoticeBoard
@@ -64,6 +66,7 @@ class RuntimeParts:
     limits: PolicyLimits
     catalogue: SnapshotCatalogue
     snapshots: SnapshotKeeper | None
+    inbox: Inbox
     notices: NoticeBoard
 
 
@@ -169,7 +172,20 @@ class SessionRuntimes:
 
     def post_engine_event(self, event: events.EngineEvent) -> None:
         """Take an event from the engines; the sink of the fleet."""
-        self.post(event.company_id, event)
+        if isinstance(event, InboundEvent):
+            self._post_inbound(event)
+        else:
+            self.post(event.company_id, event)
+
+    def _post_inbound(self, event: InboundEvent) -> None:
+        """Have a message or a receipt told in its turn, whichever client it came by."""
+        runtime, inbox = self._runtimes.get(event.company_id), self._parts.inbox
+        if runtime is None:
+            inbox.drop(event)
+            return
+        self._mailroom.post(
+            runtime.mailbox, lambda: (inbox.drop if runtime.retired else inbox.take)(event)
+        )
 
     def repair_credentials(self, company_id: str) -> None:
         """Write creds.json of a connected session again if it is missing."""
@@ -349,6 +365,7 @@ class SessionRuntimes:
             self._forgotten[company_id] = connection
             self._runtimes.pop(company_id, None)
             runtime.retired = True
+        self._parts.inbox.forget(company_id)
         self._parts.leases.give_up(company_id)
 
     def _forgotten_at(self, company_id: str) -> int:

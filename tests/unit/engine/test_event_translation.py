@@ -116,7 +116,7 @@ def test_the_others(code: int, message: dict[str, Any], kind: type[events.Engine
 
 
 def test_every_subscribed_code_is_translated() -> None:
-    assert SUBSCRIBED_CODES == (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    assert SUBSCRIBED_CODES == (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 17, 18)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import pytest
 
 from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.call_desk import CallDesk
-from crm_whatsapp.engine.event_translation import Fields
+from crm_whatsapp.engine.event_translation import MESSAGE, Fields
 from crm_whatsapp.engine.hosted_client import ClientOrder, HostedClient, Phase
 from crm_whatsapp.engine.pairing_client import PairingClient
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import StartGate
 from crm_whatsapp.engine.whatsapp_client import CallFailed, ClientListener, SendReceipt
 from service_process import wait_for
+from tests.unit.engine.whatsapp_messages import message_event
 
 WAIT_SECONDS = 5.0
 DEVICE: Fields = {"jid": "1:1@s.whatsapp.net", "lid": None, "push_name": None, "platform": None}
@@ -90,6 +91,9 @@ class ListeningHost:
         with self.told:
             self.events.append((name, fields))
             self.told.notify_all()
+
+    def report_inbound(self, client: HostedClient, name: str, fields: Fields) -> None:
+        self.report_event(client, name, fields)
 
     def report_gone(self, client: HostedClient, fields: Fields | None) -> None:
         self.gone_fields = fields
@@ -261,6 +265,54 @@ def test_the_write_side_is_free_after_the_device_event(
     dial(hosted, host, client)
     hosted.device_known(DEVICE)
     host.gate.enter_write().release()
+
+
+def message(text: str) -> Any:
+    return message_event({"conversation": text}, message_id=text)
+
+
+def test_messages_are_held_back_until_they_are_taken(
+    client: ScriptedClient, host: ListeningHost, order: ClientOrder
+) -> None:
+    hosted = HostedClient(order, host)
+    dial(hosted, host, client)
+    hosted.device_known(DEVICE)
+
+    def write() -> None:
+        for number in range(100):
+            hosted.event_arrived(MESSAGE, message(str(number)))
+        hosted.event_arrived(12, SimpleNamespace())
+
+    threading.Thread(target=write, daemon=True).start()
+    assert wait_for(lambda: len(host.events) == 64, WAIT_SECONDS)
+    hosted.inbound_taken(1)
+    assert wait_for(lambda: len(host.events) == 65, WAIT_SECONDS)
+    hosted.inbound_taken(64)
+    host.await_event("ClientDisconnected")
+    ids = [fields["message_id"] for name, fields in host.events if name == "MessageArrived"]
+    assert ids == [str(number) for number in range(100)]
+
+
+def test_what_neonize_still_holds_is_told_before_the_client_is_forgotten(
+    client: ScriptedClient, host: ListeningHost, order: ClientOrder
+) -> None:
+    hosted = HostedClient(order, host)
+    dial(hosted, host, client)
+    hosted.device_known(DEVICE)
+    written = threading.Event()
+
+    def write() -> None:
+        for number in range(150):
+            hosted.event_arrived(MESSAGE, message(str(number)))
+        assert "stop" not in client.calls
+        written.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    assert wait_for(lambda: len(host.events) == 64, WAIT_SECONDS)
+    hosted.request_stop()
+    assert host.gone.wait(WAIT_SECONDS)
+    assert written.is_set()
+    assert len(host.events) == 150
 
 
 def pairing(

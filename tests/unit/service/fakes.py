@@ -285,6 +285,9 @@ class FakeFleet(EngineFleet):
             if company == company_id and name in ("start", "pair")
         ]
 
+    def taken(self, company_id: str, generation: int) -> None:
+        self._note("taken", company_id, generation)
+
     def _note(self, name: str, company_id: str, generation: int) -> None:
         with self.signal:
             self.orders.append((name, company_id, generation))

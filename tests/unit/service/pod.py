@@ -10,7 +10,9 @@ from crm_whatsapp.domain.events import LeaseLost
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.service.company_runtime import CompanyRuntime
 from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
+from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
+from crm_whatsapp.service.notice_board import NoticeBoard
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.session_manager import SessionManager
@@ -88,6 +90,7 @@ class Pod:
                 snapshots=None,
             )
         )
+        self.notices = NoticeBoard()
         self.manager = SessionManager(
             RuntimeParts(
                 journal=self.journal,
@@ -100,6 +103,8 @@ class Pod:
                 limits=limits or PolicyLimits(),
                 catalogue=self.catalogue,
                 snapshots=None,
+                inbox=Inbox(notices=self.notices, clock=self.clock, taken=self.fleet.taken),
+                notices=self.notices,
             )
         )
         self.fleet.sink = self.manager.post_engine_event
