@@ -13,6 +13,8 @@ from crm_whatsapp.service.status_notices import iso_text
 _MOST_NAMED = 10
 _MOST_NAME = 40
 _MOST_DETAIL = 300
+_MOST_DETAIL_IN_LIST = 80
+_MOST_LISTED = 1300
 _LONG_NUMBER = re.compile(r"\+?\d(?:[\s().-]{0,2}\d){5,}")
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]+")
 _MARKUP = str.maketrans({"<": "‹", ">": "›", "@": "＠"})  # noqa: RUF001 - so that nobody is pinged
@@ -81,7 +83,7 @@ def message_of(group: AlertGroup, source: str) -> AlertMessage:
     else:
         headline = wording.one if is_open else wording.over_one
         lines = [summary(first, group.state)] if first.label or (first.detail and is_open) else []
-        lines += [_since(first.since)] if is_open else []
+        lines += [f"Since {_time(first.since)}"] if is_open else []
     still_open = f"{group.still_open} more are not over yet." if group.still_open else ""
     parts = [f"{headline}.", _limited(lines), still_open]
     if is_open:
@@ -104,18 +106,23 @@ def _named(alert: Alert) -> str:
 
 
 def _line(alert: Alert, *, is_open: bool) -> str:
-    line = f"- {_named(alert)}"
-    if is_open and alert.detail:
-        line += f": {plain(alert.detail, _MOST_DETAIL)}"
-    return f"{line}, {_since(alert.since).lower()}" if is_open else line
+    if not is_open:
+        return f"- {_named(alert)}"
+    detail = f": {plain(alert.detail, _MOST_DETAIL_IN_LIST)}" if alert.detail else ""
+    return f"- {_named(alert)}{detail}, since {_time(alert.since)}"
 
 
-def _since(moment: datetime) -> str:
-    return f"Since {moment:%Y-%m-%d %H:%M} UTC"
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _limited(lines: Sequence[str]) -> str:
-    shown = list(lines[:_MOST_NAMED])
-    if len(lines) > _MOST_NAMED:
-        shown.append(f"and {len(lines) - _MOST_NAMED} more")
+    """Return as many as a message holds (Discord takes 2000 characters), and how many are left."""
+    shown: list[str] = []
+    for line in lines[:_MOST_NAMED]:
+        if sum(map(len, shown)) + len(line) > _MOST_LISTED:
+            break
+        shown.append(line)
+    if len(lines) > len(shown):
+        shown.append(f"and {len(lines) - len(shown)} more")
     return "\n".join(shown)

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass
 
-from crm_whatsapp.domain.connection import Reason
+from crm_whatsapp.domain.connection import Reason, Status
 from crm_whatsapp.domain.ports import Clock
 from crm_whatsapp.domain.restore_outcomes import RestoreOutcome, outcome_of
 from crm_whatsapp.domain.transitions import Transition
@@ -33,7 +33,8 @@ class RestoreWatch:
         company_id = connection.company_id
         with self._lock:
             if connection.reason is Reason.RESTORING:
-                self._under_way.add(company_id)
+                if connection.status is Status.CONNECTING:  # otherwise it waits for a poll to begin
+                    self._under_way.add(company_id)
                 return
             if company_id not in self._under_way:
                 return

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from crm_whatsapp.domain.alerts import Alert, AlertKind, Sightings, alert_key
 from crm_whatsapp.domain.connection import UserAction
-from crm_whatsapp.domain.engines import EngineHealth, EngineRole
 from crm_whatsapp.domain.ports import Clock
 from crm_whatsapp.service.restore_watch import RestoreRate
 
@@ -36,24 +35,23 @@ class AlertLimits:
 
 
 class EngineDeaths:
-    """Counts the deaths of shard engines from what their supervisor tells of each place."""
+    """The deaths of the last minutes, from a count that only rises."""
 
     def __init__(self, clock: Clock, *, window_seconds: float) -> None:
         self._clock = clock
         self._window_seconds = window_seconds
-        self._seen: dict[str, int] = {}
+        self._seen = 0
         self._deaths: list[float] = []
 
-    def count(self, engines: list[EngineHealth]) -> int:
-        """Take note of what has died since the last call; return the deaths of the window."""
+    def within_window(self, total: int) -> int:
+        """Take note of the count as it is now; return how many deaths the window has.
+
+        Args:
+            total: unasked ends of engines since the start of the service.
+        """
         now = self._clock.monotonic()
-        for engine in engines:
-            if engine.role is not EngineRole.SHARD:
-                continue
-            place = engine.name.partition(".")[0]  # the number after it is that of the process
-            fresh = engine.deaths - self._seen.get(place, 0)
-            self._deaths += [now] * max(0, fresh)
-            self._seen[place] = max(engine.deaths, self._seen.get(place, 0))
+        self._deaths += [now] * max(0, total - self._seen)
+        self._seen = total
         self._deaths = [at for at in self._deaths if now - at <= self._window_seconds]
         return len(self._deaths)
 
