@@ -255,18 +255,19 @@ class StateCollector(Collector):
 
     def _jobs(self) -> Iterator[Metric]:
         records = self._seen.jobs()
-        runs = CounterMetricFamily("whatsapp_job_runs", "Runs of a job.", labels=["job"])
+        label = "job_name"  # `job` is Prometheus' own, the name of the target
+        runs = CounterMetricFamily("whatsapp_job_runs", "Runs of a job.", labels=[label])
         failures = CounterMetricFamily(
-            "whatsapp_job_failures", "Runs of a job that failed.", labels=["job"]
+            "whatsapp_job_failures", "Runs of a job that failed.", labels=[label]
         )
         in_a_row = GaugeMetricFamily(
-            "whatsapp_job_failures_in_a_row", "Failed runs since the last good one.", labels=["job"]
+            "whatsapp_job_failures_in_a_row", "Failed runs since the last good one.", labels=[label]
         )
         took = GaugeMetricFamily(
-            "whatsapp_job_last_duration_seconds", "Time of the last run.", labels=["job"]
+            "whatsapp_job_last_duration_seconds", "Time of the last run.", labels=[label]
         )
         last = GaugeMetricFamily(
-            "whatsapp_job_last_run_timestamp_seconds", "End of the last run.", labels=["job"]
+            "whatsapp_job_last_run_timestamp_seconds", "End of the last run.", labels=[label]
         )
         for name, record in records.items():
             runs.add_metric([name], record.runs)

@@ -258,13 +258,13 @@ def test_jobs_are_told_by_name(parts: Parts) -> None:
 
     page = parts.read()
 
-    assert page[labelled("whatsapp_job_runs_total", job="session-sync")] == 3
-    assert page[labelled("whatsapp_job_failures_total", job="session-sync")] == 2
-    assert page[labelled("whatsapp_job_failures_in_a_row", job="session-sync")] == 1
-    assert page[labelled("whatsapp_job_last_duration_seconds", job="session-sync")] == 0.25
-    ended = labelled("whatsapp_job_last_run_timestamp_seconds", job="session-sync")
+    assert page[labelled("whatsapp_job_runs_total", job_name="session-sync")] == 3
+    assert page[labelled("whatsapp_job_failures_total", job_name="session-sync")] == 2
+    assert page[labelled("whatsapp_job_failures_in_a_row", job_name="session-sync")] == 1
+    assert page[labelled("whatsapp_job_last_duration_seconds", job_name="session-sync")] == 0.25
+    ended = labelled("whatsapp_job_last_run_timestamp_seconds", job_name="session-sync")
     assert page[ended] == ran_at.timestamp()
-    assert labelled("whatsapp_job_last_run_timestamp_seconds", job="keepalive") not in page
+    assert labelled("whatsapp_job_last_run_timestamp_seconds", job_name="keepalive") not in page
 
 
 def test_a_part_that_fails_costs_its_own_figures_only(parts: Parts) -> None:
