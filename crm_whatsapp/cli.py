@@ -15,6 +15,7 @@ from crm_whatsapp.bootstrap import (
     migration_text,
     new_key,
     rotate_keys,
+    send_test_alert,
 )
 from crm_whatsapp.config import load_settings
 from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "rotate-keys", help="wrap every snapshot's data key by the first configured key"
     )
+    commands.add_parser("test-alert", help="send a test through each channel of ALERT_URLS")
     export = commands.add_parser("export", help="write one session to an encrypted file")
     load = commands.add_parser("import", help="take one session from such a file, without a scan")
     for transfer in (export, load):
@@ -140,6 +142,22 @@ def _rotate_keys(options: argparse.Namespace) -> int:
     return 1 if done.failed else 0
 
 
+def _test_alert(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    if settings.alert_urls is None:
+        raise ConfigurationError("ALERT_URLS is not set: alerts are in the log alone")
+    outcomes, problems = send_test_alert(settings)
+    for problem in problems:
+        _say(problem, error=True)
+    for outcome in outcomes:
+        took = f"{outcome.took_seconds:.1f} s"
+        if outcome.sent:
+            _say(f"{outcome.channel}: sent in {took}")
+        else:
+            _say(f"{outcome.channel}: not sent after {took}: {outcome.detail}", error=True)
+    return 0 if outcomes and not problems and all(item.sent for item in outcomes) else 1
+
+
 def _export(options: argparse.Namespace) -> int:
     passphrase = _passphrase(options, twice=True)
     report = export_session(_sessions_dir(), options.company, options.file, passphrase)
@@ -196,6 +214,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "migrate": _migrate,
     "new-key": _new_key,
     "rotate-keys": _rotate_keys,
+    "test-alert": _test_alert,
     "export": _export,
     "import": _import,
     "import-baileys": _import_baileys,

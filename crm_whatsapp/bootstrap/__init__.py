@@ -1,5 +1,6 @@
 """The only place that sees every layer: builds the service, starts it and stops it."""
 
+from crm_whatsapp.bootstrap.alert_wiring import send_test_alert
 from crm_whatsapp.bootstrap.operator_tasks import (
     MIGRATIONS,
     export_session,
@@ -26,5 +27,6 @@ __all__ = [
     "migration_text",
     "new_key",
     "rotate_keys",
+    "send_test_alert",
     "stop_parts",
 ]

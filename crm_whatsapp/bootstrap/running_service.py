@@ -122,6 +122,7 @@ class RunningService:
             return
         parts.snapshots.keeper.start()
         parts.restore.start()
+        parts.alerts.start()
         parts.jobs.start()
         parts.reconciliation.start()
         # A company that exists only as a snapshot is not to be told that nothing is saved.
@@ -182,6 +183,7 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     parts.restore.stop()
     parts.manager.refuse_requests()
     parts.jobs.stop()
+    parts.alerts.stop(min(1.0, left(0.05)))
     parts.reconciliation.stop()
     live = [item for item in parts.manager.connections() if item.client is not ClientPhase.NONE]
     for connection in live:

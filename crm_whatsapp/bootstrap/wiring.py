@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
@@ -56,6 +57,8 @@ class Parts:
     jobs: JobBoard
     snapshots: SnapshotParts
     notices: NoticeBoard
+    clock: SteadyClock
+    alerts: AlertParts
     backups: SessionBackups
 
 
@@ -189,6 +192,8 @@ def build(settings: Settings) -> Parts:
         jobs=jobs,
         snapshots=snapshots,
         notices=notices,
+        clock=clock,
+        alerts=AlertParts(settings, clock, notices),
         backups=SessionBackups(
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
         ),
@@ -202,6 +207,7 @@ def build(settings: Settings) -> Parts:
     for job in job_table(parts, keepalive):
         jobs.add(job)
     _connect_listeners(parts)
+    parts.alerts.observe(parts, effects)
     return parts
 
 

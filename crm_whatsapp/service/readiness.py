@@ -74,6 +74,11 @@ class Readiness:
         self._lock = threading.Lock()
         self._schema: int | None = None
         self._schema_problem: str | None = None
+        self._more: list[Callable[[], ReadinessCheck]] = []
+
+    def add(self, check: Callable[[], ReadinessCheck]) -> None:
+        """Have another check reported; while the service is wired. It answers from memory."""
+        self._more.append(check)
 
     def check_schema(self) -> None:
         """Ask the database which migration it has; run by a job.
@@ -103,6 +108,7 @@ class Readiness:
             self._restore(),
             self._sync(),
             self._snapshots(),
+            *(check() for check in self._more),
         ]
         return ReadinessReport(
             ready=storage.ok,

@@ -42,6 +42,8 @@ def parts_of(pod: Pod) -> Parts:
         "messaging": None,
         "jobs": JobBoard(),
         "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener),
+        "clock": pod.clock,
+        "alerts": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: None),
         "backups": None,
     }
     return Parts(**values)
