@@ -133,6 +133,8 @@ def build(settings: Settings) -> Parts:
         manager=manager,
         store=store,
         folders=folders,
+        leases=leases,
+        clock=clock,
         write_behind=write_behind,
         catalogue=snapshots.catalogue,
         flush_timeout_seconds=settings.database_timeout_seconds,
@@ -274,7 +276,7 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
         Job(
             name="session-sync",
             interval_seconds=settings.sync_interval_seconds,
-            function=parts.reconciliation.sync,
+            function=parts.reconciliation.sync_by_clock,
         ),
         Job(
             name="schema-check",

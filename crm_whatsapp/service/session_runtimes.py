@@ -112,6 +112,11 @@ class SessionRuntimes:
         """From now on a status poll may start a restore; before that, start-up decides."""
         self._polls_may_start = True
 
+    @property
+    def starts_are_decided(self) -> bool:
+        """Tell whether start-up has ordered all that it is going to restore."""
+        return self._polls_may_start
+
     def refuse_requests(self) -> None:
         """Begin to stop: requests that change something are refused from now on."""
         self._stopping = True

@@ -83,20 +83,30 @@ def on_startup(
     return start_restore(connection, now, limits, restore_attempts=0)
 
 
+_CLAIMS = (Status.CONNECTED, Status.CONNECTING, Status.AWAITING_SCAN)
+
+
+def is_unfounded(connection: Connection, now: datetime) -> bool:
+    """Tell whether it claims a client, or one to come, and there is none."""
+    if connection.client is not ClientPhase.NONE or connection.intent is not Intent.NONE:
+        return False
+    waits = (connection.retry_at, connection.status_deadline_at)
+    return connection.status in _CLAIMS and not any(until and until > now for until in waits)
+
+
 def on_loaded(
     connection: Connection, event: ev.RecordLoaded, now: datetime, limits: PolicyLimits
 ) -> Decision:
     """Correct what a record claims of a client that this process does not have."""
-    if connection.client is not ClientPhase.NONE:
+    if connection.client is not ClientPhase.NONE or connection.status not in _CLAIMS:
         return Decision(connection=connection)
-    if connection.reason in (Reason.PAIRING, Reason.PREPARING_PAIRING):
+    pairing = connection.reason in (Reason.PAIRING, Reason.PREPARING_PAIRING)
+    if pairing or connection.status is Status.AWAITING_SCAN:
         return Decision(connection=become(connection, Reason.PAIRING_EXPIRED))
-    if connection.status not in (Status.CONNECTED, Status.CONNECTING):
-        return Decision(connection=connection)
-    if connection.desired_state is DesiredState.STOP:
-        return Decision(connection=become(connection, Reason.STOPPED))
     if not event.has_credentials:
         return Decision(connection=become(connection, Reason.CREDENTIALS_MISSING))
+    if connection.desired_state is DesiredState.STOP:
+        return Decision(connection=become(connection, Reason.STOPPED))
     waiting = become(
         connection,
         Reason.RESTORING,

@@ -118,6 +118,8 @@ class Pod:
             manager=self.manager,
             store=self.store,
             folders=self.folders,
+            leases=self.leases,
+            clock=self.clock,
             write_behind=self.write_behind,
             catalogue=self.catalogue,
             flush_timeout_seconds=DEADLINE_SECONDS,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -9,6 +10,7 @@ from crm_whatsapp.domain import events
 from crm_whatsapp.domain.connection import ClientPhase, Connection, DesiredState, Reason, Status
 from crm_whatsapp.domain.errors import StorageError, StoreUnavailable
 from crm_whatsapp.service.reconciliation import Mismatch
+from tests.unit.service.fakes import DEADLINE_SECONDS
 from tests.unit.service.pod import COMPANY, OTHER, Pod, online
 
 MakePod = Callable[..., Pod]
@@ -171,6 +173,7 @@ def test_a_row_that_cannot_be_mended_is_written_ever_more_seldom(live: Pod) -> N
     for _ in range(64):
         assert sync(live) == 1
     assert live.events().count("row-corrected") == 7
+    assert live.reconciliation.mismatches[Mismatch.ROW_OUTDATED] == 1, "the same one all along"
     live.store.before_call = lambda name: None
     turns = [sync(live) for _ in range(65)]  # the 128th time in a row is among them
     assert turns[-1] == 0
@@ -252,3 +255,178 @@ def test_after_an_outage_the_comparison_that_was_asked_for_comes(live: Pod) -> N
     live.reconciliation.start()
     live.store.signal.wait_until(lambda: "row-corrected" in live.events(), "the correction")
     live.reconciliation.stop()
+
+
+def test_the_same_kind_found_anew_counts_anew(live: Pod) -> None:
+    for wish in (DesiredState.STOP, DesiredState.RUN, DesiredState.STOP):
+        edit_row(live, desired_state=wish)
+        sync(live)
+        live.settle()
+        live.flush()
+    assert live.reconciliation.mismatches[Mismatch.DESIRED_STATE] == 3
+    for _ in range(2):
+        edit_row(live, status=Status.FAILED)
+        sync(live)
+        sync(live)
+    assert live.reconciliation.mismatches[Mismatch.ROW_OUTDATED] == 2
+
+
+def test_a_comparison_that_finds_the_database_away_is_made_up_for(live: Pod) -> None:
+    edit_row(live, status=Status.FAILED)
+    live.store.database.reachable = False
+    live.reconciliation._retry_seconds = 0.01
+    with pytest.raises(StoreUnavailable):
+        live.reconciliation.sync_by_clock()
+    live.reconciliation._thread.start()  # as `start`, which asks for one itself
+    live.store.database.reachable = True
+    live.store.signal.wait_until(lambda: "row-corrected" in live.events(), "the correction")
+    live.reconciliation.stop()
+
+
+def test_the_last_comparison_can_be_asked_for(live: Pod) -> None:
+    assert live.reconciliation.last is None
+    edit_row(live, status=Status.FAILED)
+    sync(live)
+    last = live.reconciliation.last
+    assert last is not None
+    assert (last.checked, last.updated) == (1, 1)
+
+
+# --- claims that nothing is behind -----------------------------------------------------------
+
+
+def await_stale(pod: Pod, number: int, company_id: str = COMPANY) -> None:
+    """Wait until so many claims were corrected and the row tells of it."""
+
+    def corrected() -> bool:
+        return pod.reconciliation.mismatches[Mismatch.STALE_STATUS] == number
+
+    runtime = pod.manager.runtime(company_id)
+    assert runtime.wait_until(lambda _: corrected(), DEADLINE_SECONDS)
+    pod.settle(company_id)
+    pod.flush()
+
+
+@pytest.mark.parametrize("wish", list(DesiredState))
+@pytest.mark.parametrize("version", [0, 5])
+@pytest.mark.parametrize("status", [Status.CONNECTED, Status.CONNECTING])
+def test_a_row_of_an_old_system_that_claims_a_session_saved_nowhere(
+    pod: Pod, wish: DesiredState, version: int, status: Status
+) -> None:
+    pod.store.database.rows[COMPANY] = Connection(
+        company_id=COMPANY, status=status, desired_state=wish, version=version
+    )
+    sync(pod)
+    await_stale(pod, 1)
+    row = pod.row()
+    assert row is not None
+    assert (row.status, row.reason) == (Status.DISCONNECTED, Reason.CREDENTIALS_MISSING)
+    assert row.desired_state is wish
+    assert pod.events() == ["RecordLoaded"]
+    assert sync(pod) == 0
+    assert pod.reconciliation.mismatches == {
+        Mismatch.ROW_WITHOUT_RUNTIME: 1,
+        Mismatch.STALE_STATUS: 1,
+    }
+    pod.store.signal.wait_until(lambda: pod.leases.owner_of(COMPANY) is None, "no lease is kept")
+
+
+def test_a_row_that_claims_a_pairing_nobody_shows(pod: Pod) -> None:
+    pod.store.database.rows[COMPANY] = Connection(
+        company_id=COMPANY,
+        status=Status.AWAITING_SCAN,
+        reason=Reason.PAIRING,
+        desired_state=DesiredState.RUN,
+        status_deadline_at=pod.clock.now(),
+        version=5,
+    )
+    sync(pod)
+    await_stale(pod, 1)
+    row = pod.row()
+    assert row is not None
+    assert row.reason is Reason.PAIRING_EXPIRED
+
+
+def test_a_row_that_claims_a_stopped_session_to_be_connected(pod: Pod) -> None:
+    pod.store.database.rows[COMPANY] = online(version=5, desired_state=DesiredState.STOP)
+    pod.folders.save(COMPANY)
+    sync(pod)
+    await_stale(pod, 1)
+    row = pod.row()
+    assert row is not None
+    assert (row.status, row.reason) == (Status.DISCONNECTED, Reason.STOPPED)
+
+
+def test_a_claim_that_is_edited_into_the_row_of_a_company_asked_about_before(pod: Pod) -> None:
+    pod.manager.disconnect(COMPANY)
+    assert pod.settle().version == 0
+    pod.store.database.rows[COMPANY] = Connection(company_id=COMPANY, status=Status.CONNECTED)
+    sync(pod)
+    await_stale(pod, 1)
+    row = pod.row()
+    assert row is not None
+    assert row.reason is Reason.CREDENTIALS_MISSING
+
+
+def test_a_session_that_runs_elsewhere_is_not_called_missing(pod: Pod) -> None:
+    pod.lease_store.claim("99999999-2222-4333-8444-555555555555", [COMPANY], 60.0)
+    pod.store.database.rows[COMPANY] = online(version=5)
+    for _ in range(3):
+        sync(pod)
+        pod.store.signal.wait_until(
+            lambda: pod.leases.owner_of(COMPANY) is not None, "the lease was asked for"
+        )
+        pod.settle()
+    row = pod.row()
+    assert row is not None
+    assert row.status is Status.CONNECTED
+    assert pod.events() == []
+    assert pod.reconciliation.mismatches == {Mismatch.ROW_WITHOUT_RUNTIME: 1}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_runtime_that_claims_a_client_it_does_not_have(live: Pod, saved: bool) -> None:
+    """Row and runtime agree, and both are wrong: an event of the client's end got lost."""
+    runtime = live.manager.runtime(COMPANY)
+    live.fleet.running.clear()
+    runtime.set_connection(replace(runtime.connection, client=ClientPhase.NONE))
+    if not saved:
+        del live.folders.saved[COMPANY]
+    sync(live)
+    if saved:
+        live.await_connection(lambda item: item.client is ClientPhase.LIVE, "it runs again")
+        assert live.reconciliation.mismatches == {}
+        return
+    await_stale(live, 1)
+    row = live.row()
+    assert row is not None
+    assert row.reason is Reason.CREDENTIALS_MISSING
+
+
+def test_before_start_up_has_decided_a_claim_is_left_to_it(make_pod: MakePod) -> None:
+    pod = make_pod()
+    pod.journal.states[COMPANY] = online(version=5)
+    pod.store.database.rows[COMPANY] = online(version=5)
+    pod.leases.start()
+    pod.manager.start()
+    pod.write_behind.start()
+    assert sync(pod) == 0
+    assert pod.settle().status is Status.CONNECTED
+    pod.manager.allow_polls_to_start()
+    sync(pod)
+    await_stale(pod, 1)
+
+
+def test_a_retry_that_is_waited_for_is_no_stale_claim(pod: Pod) -> None:
+    pod.store.database.rows[COMPANY] = Connection(
+        company_id=COMPANY,
+        status=Status.CONNECTING,
+        reason=Reason.WHATSAPP_UNREACHABLE,
+        desired_state=DesiredState.RUN,
+        retry_at=pod.clock.now() + timedelta(seconds=60),
+        version=5,
+    )
+    sync(pod)
+    sync(pod)
+    assert pod.settle().reason is Reason.WHATSAPP_UNREACHABLE
+    assert pod.reconciliation.mismatches == {Mismatch.ROW_WITHOUT_RUNTIME: 1}
