@@ -225,6 +225,64 @@ class Settings(BaseSettings):
     )
     sandbox_phone_url: WebUrl | None = Field(
         default=None, description="Demo only: the sandbox's phone page."
+    # --- webhooks ---
+    webhook_url: SecretStr | None = Field(
+        default=None, description="A target that is told of everything; more by the API."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Its signing secret, whsec_... Unset: one is made, kept in "
+        "SESSIONS_DIR/webhook-secret.",
+    )
+    webhook_events: str = Field(
+        default="", description="What it is told of, such as session.status,session.alert."
+    )
+    webhook_allowed_networks: str = Field(
+        default="", description="Networks that targets may be in though they are not public."
+    )
+    webhook_allow_http: bool = Field(
+        default=False, description="Targets may be without TLS outside of these networks, too."
+    )
+    webhook_connect_timeout_seconds: Seconds = Field(
+        default=5.0, description="Longest wait for a connection to a target, in seconds."
+    )
+    webhook_timeout_seconds: Seconds = Field(
+        default=10.0, description="Longest request to a target, all in all, in seconds."
+    )
+    webhook_keepalive_seconds: Seconds = Field(
+        default=4.0, description="An idle connection to a target is kept so long, in seconds."
+    )
+    webhook_threads: int = Field(
+        default=32, ge=1, le=256, description="Requests to targets at the same time."
+    )
+    webhook_threads_per_target: int = Field(
+        default=8, ge=1, le=256, description="Of these to one target at most."
+    )
+    webhook_retry_first_seconds: Seconds = Field(
+        default=5.0, description="Pause after the first failure of a delivery; doubles each time."
+    )
+    webhook_retry_max_seconds: Seconds = Field(
+        default=3_600.0, description="Longest pause between attempts, in seconds."
+    )
+    webhook_retry_for_seconds: Seconds = Field(
+        default=86_400.0, description="A delivery that fails for so long is parked."
+    )
+    webhook_breaker_failures: int = Field(
+        default=5, ge=1, le=1_000, description="Failures in a row after which a target rests."
+    )
+    webhook_breaker_seconds: Seconds = Field(
+        default=60.0, description="How long it rests before it is tried again, in seconds."
+    )
+    webhook_hold_seconds: float = Field(
+        default=60.0, gt=0, le=3_600, description="Life of a claim in the queue, in seconds."
+    )
+    webhook_idle_seconds: Seconds = Field(
+        default=300.0, description="A look into a queue that seems empty, every so often."
+    )
+    webhook_secret_overlap_seconds: Seconds = Field(
+        default=86_400.0, description="A replaced secret goes on signing for so long, in seconds."
+    )
+
     )
 
     # --- alerts ---

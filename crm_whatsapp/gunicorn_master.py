@@ -16,6 +16,7 @@ from crm_whatsapp.sessions.directory_lock import DirectoryLock
 from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.sessions.service_key import load_service_key
+from crm_whatsapp.webhook_settings import check_webhook_settings
 
 _ORPHAN_GRACE_SECONDS = 5.0
 
@@ -68,6 +69,7 @@ def prepare_master(server: Any, settings: Settings) -> None:
                 "remove --workers and WEB_CONCURRENCY, and run more pods for more load"
             )
         check_snapshot_settings(settings)
+        check_webhook_settings(settings)
         check_sessions_dir(settings.sessions_dir)
         grace = settings.graceful_shutdown_timeout / 1000 + _ORPHAN_GRACE_SECONDS
         server.crm_directory_lock = DirectoryLock.acquire(settings.sessions_dir, grace)

@@ -64,6 +64,7 @@ def wsgi_app() -> Flask:
             messaging=parts.messaging,
             readiness=parts.readiness,
             authenticator=authenticator,
+            webhooks=parts.webhooks.desk,
         )
 
     app = create_app(

@@ -120,6 +120,7 @@ class RunningService:
         if self._stop_requested.is_set():
             self.parts = parts
             return
+        parts.webhooks.start()
         parts.snapshots.keeper.start()
         parts.restore.start()
         parts.alerts.start()
@@ -184,6 +185,8 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     parts.manager.refuse_requests()
     parts.jobs.stop()
     parts.alerts.stop(min(1.0, left(0.05)))
+    if not parts.webhooks.stop(min(2.0, left(0.15))):
+        log.warning("deliveries under way are not waited for and will be repeated")
     parts.reconciliation.stop()
     live = [item for item in parts.manager.connections() if item.client is not ClientPhase.NONE]
     for connection in live:

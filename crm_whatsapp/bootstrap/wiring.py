@@ -6,6 +6,7 @@ from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
+from crm_whatsapp.bootstrap.webhook_wiring import WebhookParts, build_webhooks
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.events import LeaseLost
@@ -60,6 +61,7 @@ class Parts:
     clock: SteadyClock
     alerts: AlertParts
     backups: SessionBackups
+    webhooks: WebhookParts
 
 
 def build(settings: Settings) -> Parts:
@@ -123,9 +125,11 @@ def build(settings: Settings) -> Parts:
         )
     )
     sink.target = manager
+    webhooks = build_webhooks(settings, client, owner_id, clock)
     write_behind = WriteBehind(
         journal=journal,
         store=store,
+        notices=webhooks.store,
         longest_wait_seconds=settings.database_retry_max_seconds,
         held_count=lambda: recorder.held_count,
     )
@@ -199,6 +203,7 @@ def build(settings: Settings) -> Parts:
         backups=SessionBackups(
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
         ),
+        webhooks=webhooks,
     )
     keepalive = Keepalive(
         manager=manager,
@@ -209,6 +214,7 @@ def build(settings: Settings) -> Parts:
     for job in job_table(parts, keepalive):
         jobs.add(job)
     _connect_listeners(parts)
+    webhooks.observe(parts)
     parts.alerts.observe(parts, effects)
     return parts
 

@@ -20,6 +20,7 @@ from crm_whatsapp.web.request_context import WebState, install
 from crm_whatsapp.web.schemas import ErrorBody
 from crm_whatsapp.web.services import WebServices, WebSettings
 from crm_whatsapp.web.session_api import session_api
+from crm_whatsapp.web.webhooks_api import webhooks_api
 
 __all__ = ["WebServices", "WebSettings", "create_app"]
 
@@ -87,7 +88,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
     )
     register_error_handlers(app)
     app.after_request(_add_headers)
-    for api in (session_api, backups_api, messages_api, operations_api):
+    for api in (session_api, backups_api, messages_api, operations_api, webhooks_api):
         app.register_api(api)
     app.register_blueprint(documentation)
     app.register_blueprint(dashboard)

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from crm_whatsapp.domain.connection import Connection, PairingMethod
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
+from crm_whatsapp.domain.notices import NoticeKind
 from crm_whatsapp.domain.snapshots import SnapshotMeta
+from crm_whatsapp.domain.webhooks import Answer, DeliveryRecord, DeliveryState, Webhook
 from crm_whatsapp.web.auth import Authenticator
 
 
@@ -162,6 +164,62 @@ class Readiness(Protocol):
 
     def report(self) -> ReadinessReport:
         """Look at everything now; answers from memory."""
+class Webhooks(Protocol):
+    """Who is told of what happens. Asks the database: StoreUnavailable, StoreRejected."""
+
+    def listing(self) -> Sequence[Webhook]:
+        """Return all of them, oldest first."""
+
+    def get(self, webhook_id: str) -> Webhook:
+        """Return one; raises NotFound."""
+
+    def create(
+        self,
+        *,
+        company_id: str | None,
+        url: str,
+        kinds: frozenset[NoticeKind],
+        secret: str | None,
+    ) -> tuple[Webhook, str]:
+        """Register a target; return it with its secret. Raises InvalidInput, WrongState."""
+
+    def change(
+        self,
+        webhook_id: str,
+        *,
+        url: str | None,
+        kinds: frozenset[NoticeKind] | None,
+        enabled: bool | None,
+        secret: str | None,
+        makes_secret: bool,
+    ) -> tuple[Webhook, str | None]:
+        """Change what is not None; return the target, and its secret if that is another now.
+
+        Raises:
+            NotFound, InvalidInput; WrongState: it is set by the environment.
+        """
+
+    def remove(self, webhook_id: str) -> None:
+        """Remove it with its deliveries; raises as change."""
+
+    def counts(self, webhook_id: str) -> Mapping[DeliveryState, int]:
+        """Return how many of its deliveries are in each state."""
+
+    def is_resting(self, webhook_id: str) -> bool:
+        """Tell whether the target did not answer and is left alone for a while."""
+
+    def deliveries(
+        self, webhook_id: str, *, state: DeliveryState | None, before: int | None, limit: int
+    ) -> Sequence[DeliveryRecord]:
+        """Return the delivery log, newest first."""
+
+    def redeliver(self, webhook_id: str, delivery_ids: Sequence[int] | None) -> int:
+        """Queue these again, or all parked ones; return how many were queued."""
+
+    def test(self, webhook_id: str) -> Answer:
+        """Send a test now; raises WrongState when it is not taken, ServiceBusy."""
+
+
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +231,7 @@ class WebServices:
     messaging: Messaging
     readiness: Readiness
     authenticator: Authenticator
+    webhooks: Webhooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

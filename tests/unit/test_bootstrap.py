@@ -45,6 +45,7 @@ def parts_of(pod: Pod) -> Parts:
         "clock": pod.clock,
         "alerts": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: None),
         "backups": None,
+        "webhooks": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: True),
     }
     return Parts(**values)
 

@@ -30,6 +30,7 @@ from crm_whatsapp.web.services import (
     Sessions,
     WebServices,
 )
+from tests.unit.service.webhook_world import WebhookWorld
 
 SERVICE_KEY = "service-key-for-tests-0123456789"
 QR_TEXT = (
@@ -305,6 +306,7 @@ class FakeServices:
         self.messaging = FakeMessaging()
         self.readiness = FakeReadiness()
         self.authenticator = FakeAuthenticator()
+        self.webhooks = WebhookWorld()
         self.started = True
 
     def provide(self) -> WebServices | None:
@@ -316,6 +318,7 @@ class FakeServices:
             messaging=self.messaging,
             readiness=self.readiness,
             authenticator=self.authenticator,
+            webhooks=self.webhooks.desk,
         )
 
 
