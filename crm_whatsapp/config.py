@@ -225,6 +225,8 @@ class Settings(BaseSettings):
     )
     sandbox_phone_url: WebUrl | None = Field(
         default=None, description="Demo only: the sandbox's phone page."
+    )
+
     # --- webhooks ---
     webhook_url: SecretStr | None = Field(
         default=None, description="A target that is told of everything; more by the API."
@@ -281,8 +283,6 @@ class Settings(BaseSettings):
     )
     webhook_secret_overlap_seconds: Seconds = Field(
         default=86_400.0, description="A replaced secret goes on signing for so long, in seconds."
-    )
-
     )
 
     # --- alerts ---

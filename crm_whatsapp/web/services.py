@@ -164,6 +164,8 @@ class Readiness(Protocol):
 
     def report(self) -> ReadinessReport:
         """Look at everything now; answers from memory."""
+
+
 class Webhooks(Protocol):
     """Who is told of what happens. Asks the database: StoreUnavailable, StoreRejected."""
 
@@ -218,8 +220,6 @@ class Webhooks(Protocol):
 
     def test(self, webhook_id: str) -> Answer:
         """Send a test now; raises WrongState when it is not taken, ServiceBusy."""
-
-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
