@@ -220,6 +220,30 @@ class Settings(BaseSettings):
     sse_max_streams: int = Field(
         default=100, ge=0, le=2_000, description="Open event streams at most; sizes the threads."
     )
+    sse_max_streams_per_key: int = Field(
+        default=20, ge=1, le=2_000, description="Open event streams of one company's key at most."
+    )
+    sse_buffer_events: int = Field(
+        default=10_000, ge=0, le=1_000_000, description="Events kept for clients that come back."
+    )
+    sse_buffer_mb: int = Field(
+        default=16, ge=1, le=1_024, description="Memory these events may take, in MB."
+    )
+    sse_client_events: int = Field(
+        default=1_000, ge=1, le=100_000, description="Events that may wait for one slow client."
+    )
+    sse_heartbeat_seconds: Seconds = Field(
+        default=15.0, description="A sign of life on each event stream, every so often."
+    )
+    sse_max_seconds: Seconds = Field(
+        default=3_600.0, description="Clients come again after so long, give or take a tenth."
+    )
+    sse_patience_seconds: Seconds = Field(
+        default=30.0, description="A client that takes nothing for so long is ended, in seconds."
+    )
+    sse_retry_seconds: Seconds = Field(
+        default=1.0, description="Pause before a client comes again, in seconds."
+    )
     dashboard_cookie_secure: bool = Field(
         default=False, description="Send the dashboard's cookie over HTTPS only."
     )

@@ -18,7 +18,7 @@ import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
-from crm_whatsapp.bootstrap import RunningService
+from crm_whatsapp.bootstrap import RunningService, stream_terms
 from crm_whatsapp.config import Settings
 from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
@@ -63,6 +63,7 @@ def wsgi_app() -> Flask:
             backups=parts.backups,
             messaging=parts.messaging,
             readiness=parts.readiness,
+            events=parts.events,
             authenticator=authenticator,
             webhooks=parts.webhooks.desk,
         )
@@ -74,6 +75,7 @@ def wsgi_app() -> Flask:
             version=__version__,
             sandbox_phone_url=settings.sandbox_phone_url,
             cookie_secure=settings.dashboard_cookie_secure,
+            streams=stream_terms(settings),
         ),
     )
     app.extensions[_EXTENSION] = service

@@ -1,6 +1,7 @@
 """The only place that sees every layer: builds the service, starts it and stops it."""
 
 from crm_whatsapp.bootstrap.alert_wiring import send_test_alert
+from crm_whatsapp.bootstrap.event_wiring import stream_terms
 from crm_whatsapp.bootstrap.operator_tasks import (
     MIGRATIONS,
     export_session,
@@ -29,4 +30,5 @@ __all__ = [
     "rotate_keys",
     "send_test_alert",
     "stop_parts",
+    "stream_terms",
 ]

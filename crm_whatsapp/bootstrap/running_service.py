@@ -114,6 +114,7 @@ class RunningService:
             parts.fleet.shutdown(1.0)
             parts.journal.close()
             raise
+        parts.events.begin(parts.manager.connections())
         _retire_again(parts)
         parts.leases.start()
         parts.write_behind.start()
@@ -183,6 +184,7 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
 
     parts.restore.stop()
     parts.manager.refuse_requests()
+    parts.events.stop()
     parts.jobs.stop()
     parts.alerts.stop(min(1.0, left(0.05)))
     if not parts.webhooks.stop(min(2.0, left(0.15))):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from crm_whatsapp.bootstrap.alert_wiring import AlertParts
+from crm_whatsapp.bootstrap.event_wiring import build_events
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
@@ -14,6 +15,7 @@ from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.engine.supervisor import Supervisor
 from crm_whatsapp.jobs.job_board import Job, JobBoard
 from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
+from crm_whatsapp.service.event_stream import EventStream
 from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.keepalive import Keepalive
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
@@ -58,6 +60,7 @@ class Parts:
     jobs: JobBoard
     snapshots: SnapshotParts
     notices: NoticeBoard
+    events: EventStream
     clock: SteadyClock
     alerts: AlertParts
     backups: SessionBackups
@@ -199,6 +202,7 @@ def build(settings: Settings) -> Parts:
         snapshots=snapshots,
         notices=notices,
         clock=clock,
+        events=build_events(settings, clock),
         alerts=AlertParts(settings, clock, notices),
         backups=SessionBackups(
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
@@ -237,6 +241,7 @@ def _connect_listeners(parts: Parts) -> None:
         parts.notices.post(status_notice(transition))
 
     parts.recorder.listen(recorded)
+    parts.notices.listen(parts.events.carry)
     parts.restore.on_finished(parts.snapshots.keeper.let_go)
     parts.snapshots.keeper.on_unwritten_term(parts.manager.repair_credentials)
     parts.leases.on_snapshot(parts.snapshots.catalogue.note)

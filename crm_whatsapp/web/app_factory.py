@@ -14,6 +14,7 @@ from crm_whatsapp.web.dashboard.views import dashboard
 from crm_whatsapp.web.dashboard_session import SESSION_COOKIE, DashboardSessions
 from crm_whatsapp.web.documentation import documentation
 from crm_whatsapp.web.error_handlers import register_error_handlers
+from crm_whatsapp.web.events_api import events_api
 from crm_whatsapp.web.messages_api import messages_api
 from crm_whatsapp.web.operations_api import operations_api
 from crm_whatsapp.web.request_context import WebState, install
@@ -88,7 +89,14 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
     )
     register_error_handlers(app)
     app.after_request(_add_headers)
-    for api in (session_api, backups_api, messages_api, operations_api, webhooks_api):
+    for api in (
+        session_api,
+        backups_api,
+        messages_api,
+        events_api,
+        operations_api,
+        webhooks_api,
+    ):
         app.register_api(api)
     app.register_blueprint(documentation)
     app.register_blueprint(dashboard)

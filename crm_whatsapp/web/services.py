@@ -10,6 +10,7 @@ from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.notices import NoticeKind
 from crm_whatsapp.domain.snapshots import SnapshotMeta
+from crm_whatsapp.service.event_subscription import Audience, Subscription
 from crm_whatsapp.domain.webhooks import Answer, DeliveryRecord, DeliveryState, Webhook
 from crm_whatsapp.web.auth import Authenticator
 
@@ -159,6 +160,20 @@ class Messaging(Protocol):
         """
 
 
+class Events(Protocol):
+    """What happens, as it happens."""
+
+    def subscribe(
+        self,
+        audience: Audience,
+        *,
+        last_event_id: str | None,
+        snapshot: bool,
+        unknown: Connection | None,
+    ) -> Subscription:
+        """Begin to listen; raises TooManyStreams, ServiceStopping."""
+
+
 class Readiness(Protocol):
     """Whether this pod can serve."""
 
@@ -230,8 +245,24 @@ class WebServices:
     backups: Backups
     messaging: Messaging
     readiness: Readiness
+    events: Events
     authenticator: Authenticator
     webhooks: Webhooks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTerms:
+    """What one event stream is given.
+
+    longest_seconds: then the client is asked to come again, give or take a tenth.
+    patience_seconds: a client that takes nothing for so long is given up.
+    retry_seconds: what clients are told to wait before they come again.
+    """
+
+    heartbeat_seconds: float = 15.0
+    longest_seconds: float = 3600.0
+    patience_seconds: float = 30.0
+    retry_seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,3 +282,4 @@ class WebSettings:
     max_body_bytes: int = 1024 * 1024
     cookie_secure: bool = False
     dashboard_session_seconds: int = 12 * 3600
+    streams: StreamTerms = StreamTerms()

@@ -15,9 +15,11 @@ from crm_whatsapp.domain.connection import Reason, Status
 from crm_whatsapp.domain.errors import ConfigurationError, StorageError
 from crm_whatsapp.gunicorn_worker import boot_failure
 from crm_whatsapp.jobs.job_board import JobBoard
+from crm_whatsapp.service.event_stream import EventStream
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from tests.unit.service.fakes import DEADLINE_SECONDS, HangingCalls
 from tests.unit.service.pod import COMPANY, Pod
+from tests.unit.web.fakes import STREAM_LIMITS
 
 
 def no_keeper() -> Any:
@@ -44,6 +46,8 @@ def parts_of(pod: Pod) -> Parts:
         "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener),
         "clock": pod.clock,
         "alerts": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: None),
+        "notices": pod.notices,
+        "events": EventStream(STREAM_LIMITS, pod.clock),
         "backups": None,
         "webhooks": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: True),
     }

@@ -1,6 +1,7 @@
 """An in-memory facade for the web layer: every call is kept, every answer can be set."""
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,8 +17,15 @@ from crm_whatsapp.domain.connection import (
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.errors import NothingSaved, NothingToScan, PairingConflict
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.snapshots import SnapshotMeta
+from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.service.company_runtime import ScanCode as ScannedCode
+from crm_whatsapp.service.event_stream import EventStream, StreamLimits
+from crm_whatsapp.service.scan_code_notices import scan_code_notice
 from crm_whatsapp.service.session_backups import Verdict
+from crm_whatsapp.service.status_notices import status_notice
+from crm_whatsapp.service.steady_clock import SteadyClock
 from crm_whatsapp.web.auth import ApiKeyAuthenticator, Principal, Scope, hash_api_key
 from crm_whatsapp.web.services import (
     ActiveSession,
@@ -39,12 +47,13 @@ QR_TEXT = (
     "YWR2LXNlY3JldC1rZXktMDAwMDAwMDAwMDAwMDAwMDA=,1"
 )
 DISCONNECTED_MESSAGE = Connection(company_id="").message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FakeScanCode:
-    value: str
-    expires_at: datetime
+STREAM_LIMITS = StreamLimits(
+    streams=8,
+    streams_per_principal=2,
+    buffer_events=1_000,
+    buffer_bytes=1_000_000,
+    client_events=100,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +91,37 @@ class FakeReport:
     checks: Sequence[ReadinessCheck] = ()
 
 
+class ToldConnections(dict[str, Connection]):
+    """Connections by company. Whoever listens hears of each change."""
+
+    def __init__(self, post: Callable[[Notice], None]) -> None:
+        super().__init__()
+        self._post = post
+
+    def __setitem__(self, company_id: str, connection: Connection) -> None:
+        before = self.get(company_id, Connection(company_id=company_id))
+        super().__setitem__(company_id, connection)
+        self._post(
+            status_notice(
+                Transition(
+                    id=str(uuid.uuid4()),
+                    connection=connection,
+                    event="set",
+                    from_status=before.status,
+                    occurred_at=datetime.now(UTC),
+                )
+            )
+        )
+
+
 class FakeSessions(Sessions):
     """Connections in a dict. `failure` is raised by the next calls until it is cleared."""
 
-    def __init__(self) -> None:
-        self.connections: dict[str, Connection] = {}
+    def __init__(self, post: Callable[[Notice], None] = lambda notice: None) -> None:
+        self.connections: dict[str, Connection] = ToldConnections(post)
+        self._post = post
         self.folders: dict[str, FolderReport] = {}
-        self.codes: dict[str, FakeScanCode] = {}
+        self.codes: dict[str, ScannedCode] = {}
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
         self.failure: Exception | None = None
         self.code_lifetime = timedelta(seconds=20)
@@ -132,8 +165,9 @@ class FakeSessions(Sessions):
             raise PairingConflict()
         value = QR_TEXT if method is PairingMethod.QR else "K7QX-4MPN"
         expires_at = datetime.now(UTC) + self.code_lifetime
-        self.codes[company_id] = FakeScanCode(value=value, expires_at=expires_at)
-        return self._set(
+        code = ScannedCode(method=method, value=value, expires_at=expires_at)
+        self.codes[company_id] = code
+        pairing = self._set(
             connection,
             user_id=user_id,
             desired_state=DesiredState.RUN,
@@ -146,6 +180,8 @@ class FakeSessions(Sessions):
             pairing_method=method,
             qr_expires_at=expires_at,
         )
+        self._post(scan_code_notice(company_id, code, datetime.now(UTC)))
+        return pairing
 
     def disconnect(self, company_id: str) -> Connection:
         return self._set(
@@ -301,7 +337,8 @@ class FakeServices:
     """Everything an app is given; `started = False` is a process that is not up yet."""
 
     def __init__(self) -> None:
-        self.sessions = FakeSessions()
+        self.events = EventStream(STREAM_LIMITS, SteadyClock())
+        self.sessions = FakeSessions(self.events.carry)
         self.backups = FakeBackups()
         self.messaging = FakeMessaging()
         self.readiness = FakeReadiness()
@@ -317,6 +354,7 @@ class FakeServices:
             backups=self.backups,
             messaging=self.messaging,
             readiness=self.readiness,
+            events=self.events,
             authenticator=self.authenticator,
             webhooks=self.webhooks.desk,
         )
