@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from crm_whatsapp import __version__
 from crm_whatsapp.domain.connection import Connection
+from crm_whatsapp.service.metrics.journal_figures import Carried, JournalFigures
 from crm_whatsapp.service.metrics.snapshot_figures import SnapshotFigures, snapshot_figures
-from crm_whatsapp.service.metrics.state_collector import JournalFigures, Observed
+from crm_whatsapp.service.metrics.state_collector import Observed
 
 if TYPE_CHECKING:
     from crm_whatsapp.bootstrap.wiring import Parts
@@ -22,13 +23,23 @@ def observe(parts: "Parts") -> None:
     parts.recorder.listen(metrics.sessions.take)
 
     def journal() -> JournalFigures:
+        on_disk, sender = parts.journal, parts.write_behind
+        notices = on_disk.notice_count
         return JournalFigures(
-            pending=parts.journal.backlog_count,
+            transitions=Carried(
+                pending=max(0, on_disk.backlog_count - notices),
+                sent=sender.sent,
+                dropped=on_disk.dropped_count,
+                lost=parts.recorder.lost,
+            ),
+            notices=Carried(
+                pending=notices,
+                sent=sender.sent_notices,
+                dropped=on_disk.dropped_notices,
+                lost=on_disk.lost_notices,
+            ),
             held=parts.recorder.held_count,
-            lost=parts.recorder.lost,
-            dropped=parts.journal.dropped_count,
-            sent=parts.write_behind.sent,
-            refused=parts.write_behind.refused,
+            refused=sender.refused,
             is_reachable=parts.write_behind.is_reachable,
         )
 

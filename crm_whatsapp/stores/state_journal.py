@@ -103,6 +103,11 @@ class SqliteStateJournal:
         """How many are not yet in Supabase, without a look at the disk."""
         return self._transitions + len(self._notices)
 
+    @property
+    def notice_count(self) -> int:
+        """How many of these are notices."""
+        return len(self._notices)
+
     def append(self, transition: Transition) -> None:
         """Record it and the connection's latest state in one step; the same id only once.
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.core import CounterMetricFamily, GaugeHistogramMetricFamily, Metric
-from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import Metric
 
 from crm_whatsapp.domain.connection import ClientPhase, Connection
+from crm_whatsapp.service.metrics.families import ages, counter, gauge
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
 _AGE_BUCKETS = (60.0, 300.0, 900.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0)
@@ -36,18 +36,14 @@ class SnapshotFigures:
 
     def metrics(self) -> Iterator[Metric]:
         """Yield them as Prometheus takes them."""
-        yield Gauge(
-            "whatsapp_snapshots_enabled",
-            "1 when SNAPSHOT_ENCRYPTION_KEYS is set.",
-            value=self.is_on,
+        yield gauge(
+            "whatsapp_snapshots_enabled", "1 when SNAPSHOT_ENCRYPTION_KEYS is set.", self.is_on
         )
-        yield CounterMetricFamily(
-            "whatsapp_snapshots_written", "Snapshots written and verified.", value=self.written
-        )
-        yield CounterMetricFamily(
+        yield counter("whatsapp_snapshots_written", "Snapshots written and verified.", self.written)
+        yield counter(
             "whatsapp_snapshots_failed",
             "Attempts to take a snapshot that failed.",
-            value=self.failed,
+            self.failed,
         )
         for name, documentation, value in (
             ("sessions_failing", "Sessions whose last snapshot failed.", self.failing),
@@ -68,7 +64,7 @@ class SnapshotFigures:
                 max(self.ages, default=0.0),
             ),
         ):
-            yield Gauge(f"whatsapp_snapshot_{name}", documentation, value=value)
+            yield gauge(f"whatsapp_snapshot_{name}", documentation, value)
         yield ages(
             "whatsapp_snapshot_age_seconds",
             "Connected sessions by the age of their newest snapshot.",
@@ -116,13 +112,3 @@ def snapshot_figures(
         lags=lags,
         overdue=sum(lag > overdue_after_seconds for lag in lags),
     )
-
-
-def ages(
-    name: str, documentation: str, seconds: Iterable[float], bounds: Iterable[float]
-) -> Metric:
-    """Return how many of these are up to each bound, now: a histogram that may also go down."""
-    values = list(seconds)
-    buckets = [(str(bound), float(sum(age <= bound for age in values))) for bound in bounds]
-    buckets.append(("+Inf", float(len(values))))
-    return GaugeHistogramMetricFamily(name, documentation, buckets=buckets, gsum_value=sum(values))

@@ -7,18 +7,15 @@ from datetime import datetime
 from typing import Protocol
 
 import structlog
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from crm_whatsapp.domain.connection import Connection, DesiredState, Reason, Status
 from crm_whatsapp.domain.engines import EngineHealth, EngineRole
+from crm_whatsapp.service.metrics.families import ages, counter, counters, gauge, gauges
+from crm_whatsapp.service.metrics.journal_figures import JournalFigures
 from crm_whatsapp.service.metrics.session_meter import SessionMeter
-from crm_whatsapp.service.metrics.snapshot_figures import SnapshotFigures, ages
+from crm_whatsapp.service.metrics.snapshot_figures import SnapshotFigures
 from crm_whatsapp.service.reconciliation import Mismatch
 from crm_whatsapp.service.startup_restore import RestoreProgress
 
@@ -36,27 +33,6 @@ class JobFigures(Protocol):
     failures_in_a_row: int
     last_run_at: datetime | None
     last_duration_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalFigures:
-    """Changes on their way to the database; counts since start but for the first two.
-
-    Attributes:
-        pending: on disk, not yet in the database.
-        held: in memory, because the disk refuses.
-        lost: will be nowhere.
-        dropped: passing ones, given up because the backlog was full.
-        refused: the database will not have them.
-    """
-
-    pending: int
-    held: int
-    lost: int
-    dropped: int
-    sent: int
-    refused: int
-    is_reachable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,31 +99,31 @@ class StateCollector(Collector):
     def _sessions(self) -> Iterator[Metric]:
         """Companies that nothing is on record of have no row either: they are left out."""
         known = [item for item in self._seen.connections() if item.version > 0]
-        yield by_label(
+        yield gauges(
             "whatsapp_sessions",
             "Companies by the status of their session.",
             "status",
             Counter(item.status.value for item in known),
             [status.value for status in Status],
         )
-        yield by_label(
+        yield gauges(
             "whatsapp_sessions_by_reason",
             "Companies by the reason of their status.",
             "reason",
             Counter(item.reason.value for item in known),
             [reason.value for reason in Reason],
         )
-        yield by_label(
+        yield gauges(
             "whatsapp_sessions_desired",
             "Companies by what their session should do.",
             "desired_state",
             Counter(item.desired_state.value for item in known),
             [wish.value for wish in DesiredState],
         )
-        yield GaugeMetricFamily(
+        yield gauge(
             "whatsapp_sessions_degraded",
             "Connected sessions that did not answer in time and are being probed.",
-            value=sum(item.degraded for item in known),
+            sum(item.degraded for item in known),
         )
 
     def _uptime(self) -> Iterator[Metric]:
@@ -184,65 +160,43 @@ class StateCollector(Collector):
                 count.add_metric([role.value, state], states[state])
         yield count
         roles = [role.value for role in EngineRole]
-        deaths = self._seen.engine_deaths()
-        died = CounterMetricFamily(
-            "whatsapp_engine_deaths", "Engines that ended unasked.", labels=["role"]
+        yield counters(
+            "whatsapp_engine_deaths",
+            "Engines that ended unasked.",
+            "role",
+            {role.value: count for role, count in self._seen.engine_deaths().items()},
+            roles,
         )
-        for role in EngineRole:
-            died.add_metric([role.value], deaths.get(role, 0))
-        yield died
         for name, documentation, figure in _ENGINE_SUMS:
             sums: Counter[str] = Counter()
             for item in engines:
                 sums[item.role.value] += figure(item)
-            yield by_label(name, documentation, "role", sums, roles)
-        yield GaugeMetricFamily(
+            yield gauges(name, documentation, "role", sums, roles)
+        yield gauge(
             "whatsapp_engine_memory_max_bytes",
             "Memory of the largest engine (PSS).",
-            value=max((_memory(item) for item in engines), default=0),
+            max((_memory(item) for item in engines), default=0),
         )
 
     def _journal(self) -> Iterator[Metric]:
-        figures = self._seen.journal()
-        yield GaugeMetricFamily(
-            "whatsapp_journal_pending",
-            "Changes on disk that the database has not seen yet.",
-            value=figures.pending,
+        yield from self._seen.journal().metrics()
+        yield counters(
+            "whatsapp_sync_mismatches",
+            "Rows that disagreed with the runtime.",
+            "kind",
+            {kind.value: count for kind, count in self._seen.mismatches().items()},
+            [kind.value for kind in Mismatch],
         )
-        yield GaugeMetricFamily(
-            "whatsapp_journal_held",
-            "Changes in memory only, because the disk refuses them.",
-            value=figures.held,
-        )
-        yield GaugeMetricFamily(
-            "whatsapp_database_reachable",
-            "1 when the last write to the database succeeded.",
-            value=figures.is_reachable,
-        )
-        for name, documentation, value in (
-            ("lost", "Changes that will never be on record.", figures.lost),
-            ("dropped", "Passing changes given up because too many waited.", figures.dropped),
-            ("sent", "Changes that the database has taken.", figures.sent),
-            ("refused", "Changes that the database refused for good.", figures.refused),
-        ):
-            yield counter(f"whatsapp_journal_{name}", documentation, value)
-        mismatches = CounterMetricFamily(
-            "whatsapp_sync_mismatches", "Rows that disagreed with the runtime.", labels=["kind"]
-        )
-        found = self._seen.mismatches()
-        for kind in Mismatch:
-            mismatches.add_metric([kind.value], found.get(kind, 0))
-        yield mismatches
 
     def _startup(self) -> Iterator[Metric]:
         progress = self._seen.startup()
-        yield GaugeMetricFamily(
+        yield gauge(
             "whatsapp_startup_restore_finished",
             "1 when every session has had its first outcome since start.",
-            value=progress.finished,
+            progress.finished,
         )
         under_way = progress.total - progress.restored - progress.failed
-        yield by_label(
+        yield gauges(
             "whatsapp_startup_sessions",
             "Sessions that start-up brings back, by their first outcome.",
             "outcome",
@@ -255,47 +209,20 @@ class StateCollector(Collector):
 
     def _jobs(self) -> Iterator[Metric]:
         records = self._seen.jobs()
-        label = "job_name"  # `job` is Prometheus' own, the name of the target
-        runs = CounterMetricFamily("whatsapp_job_runs", "Runs of a job.", labels=[label])
-        failures = CounterMetricFamily(
-            "whatsapp_job_failures", "Runs of a job that failed.", labels=[label]
+        label = "job_name"  # `job` is Prometheus' own: the name of the target
+        for name, documentation, make, figure in _JOB_FIGURES:
+            values = {job: figure(record) for job, record in records.items()}
+            yield make(f"whatsapp_job_{name}", documentation, label, values)
+        yield gauges(
+            "whatsapp_job_last_run_timestamp_seconds",
+            "End of the last run.",
+            label,
+            {
+                job: record.last_run_at.timestamp()
+                for job, record in records.items()
+                if record.last_run_at
+            },
         )
-        in_a_row = GaugeMetricFamily(
-            "whatsapp_job_failures_in_a_row", "Failed runs since the last good one.", labels=[label]
-        )
-        took = GaugeMetricFamily(
-            "whatsapp_job_last_duration_seconds", "Time of the last run.", labels=[label]
-        )
-        last = GaugeMetricFamily(
-            "whatsapp_job_last_run_timestamp_seconds", "End of the last run.", labels=[label]
-        )
-        for name, record in records.items():
-            runs.add_metric([name], record.runs)
-            failures.add_metric([name], record.failures)
-            in_a_row.add_metric([name], record.failures_in_a_row)
-            took.add_metric([name], record.last_duration_seconds)
-            if record.last_run_at is not None:
-                last.add_metric([name], record.last_run_at.timestamp())
-        yield from (runs, failures, in_a_row, took, last)
-
-
-def counter(name: str, documentation: str, value: float) -> Metric:
-    """Return a counter without labels; `_total` is added to its name."""
-    return CounterMetricFamily(name, documentation, value=value)
-
-
-def by_label(
-    name: str,
-    documentation: str,
-    label: str,
-    counts: Mapping[str, float],
-    words: Iterable[str],
-) -> Metric:
-    """Return a gauge with a series for each word, also for those that nothing is counted for."""
-    family = GaugeMetricFamily(name, documentation, labels=[label])
-    for word in words:
-        family.add_metric([word], counts.get(word, 0))
-    return family
 
 
 def _state(engine: EngineHealth) -> str:
@@ -308,6 +235,30 @@ def _memory(engine: EngineHealth) -> int:
     return int(engine.memory_mb * _MIB)
 
 
+_JOB_FIGURES: tuple[
+    tuple[
+        str,
+        str,
+        Callable[[str, str, str, Mapping[str, float]], Metric],
+        Callable[[JobFigures], float],
+    ],
+    ...,
+] = (
+    ("runs", "Runs of a job.", counters, lambda job: job.runs),
+    ("failures", "Runs of a job that failed.", counters, lambda job: job.failures),
+    (
+        "failures_in_a_row",
+        "Failed runs since the last good one.",
+        gauges,
+        lambda job: job.failures_in_a_row,
+    ),
+    (
+        "last_duration_seconds",
+        "Time of the last run.",
+        gauges,
+        lambda job: job.last_duration_seconds,
+    ),
+)
 _ENGINE_SUMS: tuple[tuple[str, str, Callable[[EngineHealth], int]], ...] = (
     ("whatsapp_engine_memory_bytes", "Memory of the engines of a role (PSS).", _memory),
     (

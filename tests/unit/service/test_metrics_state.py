@@ -24,9 +24,10 @@ from crm_whatsapp.domain.connection import (
 )
 from crm_whatsapp.domain.engines import EngineHealth, EngineRole
 from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.service.metrics.journal_figures import Carried, JournalFigures
 from crm_whatsapp.service.metrics.service_metrics import ServiceMetrics
 from crm_whatsapp.service.metrics.snapshot_figures import SnapshotFigures
-from crm_whatsapp.service.metrics.state_collector import JournalFigures, Observed, StateCollector
+from crm_whatsapp.service.metrics.state_collector import Observed, StateCollector
 from crm_whatsapp.service.reconciliation import Mismatch
 from crm_whatsapp.service.startup_restore import RestoreProgress
 from tests.unit.service.fakes import NOON, ManualClock
@@ -73,8 +74,9 @@ class Parts:
         self.connections: list[Connection] = []
         self.engines: list[EngineHealth] = []
         self.deaths: dict[EngineRole, int] = {}
+        nothing = Carried(pending=0, sent=0, dropped=0, lost=0)
         self.journal = JournalFigures(
-            pending=0, held=0, lost=0, dropped=0, sent=0, refused=0, is_reachable=True
+            transitions=nothing, notices=nothing, held=0, refused=0, is_reachable=True
         )
         self.progress = RestoreProgress(finished=True, total=0, restored=0, failed=0)
         self.mismatches: Counter[Mismatch] = Counter()
@@ -226,7 +228,11 @@ def test_engines_are_added_up_by_role(parts: Parts) -> None:
 
 def test_the_way_to_the_database_is_told(parts: Parts) -> None:
     parts.journal = JournalFigures(
-        pending=12, held=3, lost=1, dropped=4, sent=500, refused=2, is_reachable=False
+        transitions=Carried(pending=12, sent=500, dropped=4, lost=1),
+        notices=Carried(pending=7, sent=90, dropped=6, lost=5),
+        held=3,
+        refused=2,
+        is_reachable=False,
     )
     parts.mismatches[Mismatch.ROW_NEWER] = 5
     parts.progress = RestoreProgress(finished=False, total=10, restored=6, failed=1)
@@ -234,11 +240,15 @@ def test_the_way_to_the_database_is_told(parts: Parts) -> None:
 
     page = parts.read()
 
-    assert page[labelled("whatsapp_journal_pending")] == 12
+    carried = {
+        kind: [
+            page[labelled(f"whatsapp_journal_{name}", kind=kind)]
+            for name in ("pending", "sent_total", "dropped_total", "lost_total")
+        ]
+        for kind in ("transition", "notice")
+    }
+    assert carried == {"transition": [12, 500, 4, 1], "notice": [7, 90, 6, 5]}
     assert page[labelled("whatsapp_journal_held")] == 3
-    assert page[labelled("whatsapp_journal_lost_total")] == 1
-    assert page[labelled("whatsapp_journal_dropped_total")] == 4
-    assert page[labelled("whatsapp_journal_sent_total")] == 500
     assert page[labelled("whatsapp_journal_refused_total")] == 2
     assert page[labelled("whatsapp_database_reachable")] == 0
     assert page[labelled("whatsapp_sync_mismatches_total", kind="row-newer")] == 5
