@@ -19,8 +19,8 @@ from typing import Any
 
 from crm_whatsapp.domain.alerts import AlertMessage, AlertState, SendOutcome, Severity
 
-_START_SECONDS = 10.0
-"""For the start of the process and the load of apprise, on top of the limit for sending."""
+_START_SECONDS = 15.0
+"""For the start of the process and the load of apprise; its own time limit runs after that."""
 
 _SEPARATOR = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SCHEMA = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://\S")
@@ -53,7 +53,7 @@ _TYPES = {Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
 def split_urls(text: str) -> list[str]:
     """Return the URLs of ALERT_URLS, which are separated by commas or white space."""
-    return [part for part in _SEPARATOR.split(text.strip().strip(",")) if part]
+    return [part for part in _SEPARATOR.split(text.strip(", \t\r\n")) if part]
 
 
 class AppriseChannels:
@@ -127,7 +127,7 @@ class AppriseChannels:
         begun = time.monotonic()
         order = {
             "url": self._urls[channel],
-            "timeout_seconds": self._timeout_seconds + _START_SECONDS,
+            "timeout_seconds": self._timeout_seconds,
             "message": message or None,
         }
         try:
@@ -137,7 +137,7 @@ class AppriseChannels:
         try:
             answer = self._answer(process, json.dumps(order))
         except subprocess.TimeoutExpired:
-            return _failed(f"no answer within {self._timeout_seconds:g} s", begun)
+            return _failed("the sending process hung", begun)
         except (OSError, ValueError):
             return _failed("the sending process ended without an answer", begun)
         finally:

@@ -185,6 +185,7 @@ class AlertCourier:
                     problem=outcome.detail,
                 )
             self._figures[channel] = changed
+            self._changed.notify_all()
 
     def _remove(self, item: Outgoing) -> None:
         def without(record: AlertRecord) -> AlertRecord:
