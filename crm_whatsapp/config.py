@@ -199,6 +199,26 @@ class Settings(BaseSettings):
         default=15.0, description="Renewal of all leases, every so often."
     )
 
+    # --- clean-up ---
+    events_keep_days: int = Field(
+        default=90, ge=0, le=36_500, description="Days the history is kept; 0: for ever."
+    )
+    webhook_deliveries_keep_days: int = Field(
+        default=7, ge=0, le=36_500, description="Days a delivered webhook is kept; 0: for ever."
+    )
+    webhook_parked_keep_days: int = Field(
+        default=30, ge=0, le=36_500, description="Days a parked webhook is kept; 0: for ever."
+    )
+    cleanup_logged_out_after_days: float = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description="A company logged out for so many days is forgotten; 0: never.",
+    )
+    cleanup_interval_seconds: Seconds = Field(
+        default=86_400.0, description="Removal of what is old, every so often."
+    )
+
     # --- messages ---
     send_connect_wait_seconds: Seconds = Field(
         default=5.0, description="How long a send waits for a session to come back, in seconds."
@@ -309,6 +329,16 @@ class Settings(BaseSettings):
         default=86_400.0, description="A replaced secret goes on signing for so long, in seconds."
     )
 
+    # --- metrics ---
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        description="Opens /metrics as a bearer token, 16 characters or more. Unset: a service key "
+        "is needed.",
+    )
+    metrics_company_label: bool = Field(
+        default=False, description="Tell the uptime of each company, by its id."
+    )
+
     # --- alerts ---
     alert_urls: SecretStr | None = Field(
         default=None, description="Where alerts go: apprise URLs, separated by commas or spaces."
@@ -401,7 +431,7 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("whatsapp_api_key")
+    @field_validator("whatsapp_api_key", "metrics_token")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:

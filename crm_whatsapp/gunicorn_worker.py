@@ -66,8 +66,10 @@ def wsgi_app() -> Flask:
             events=parts.events,
             authenticator=authenticator,
             webhooks=parts.webhooks.desk,
+            metrics=parts.metrics,
         )
 
+    token = settings.metrics_token
     app = create_app(
         provider,
         WebSettings(
@@ -75,6 +77,7 @@ def wsgi_app() -> Flask:
             version=__version__,
             sandbox_phone_url=settings.sandbox_phone_url,
             cookie_secure=settings.dashboard_cookie_secure,
+            metrics_token=token.get_secret_value() if token else None,
             streams=stream_terms(settings),
         ),
     )

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from crm_whatsapp.bootstrap import metrics_wiring
 from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.event_wiring import build_events
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
+from crm_whatsapp.bootstrap.retention_wiring import build_retention, retention_jobs
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
 from crm_whatsapp.bootstrap.webhook_wiring import WebhookParts, build_webhooks
@@ -20,10 +22,12 @@ from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.keepalive import Keepalive
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.messaging import Messaging, SendLimits
+from crm_whatsapp.service.metrics.service_metrics import ServiceMetrics
 from crm_whatsapp.service.notice_board import NoticeBoard
 from crm_whatsapp.service.readiness import Observed, Readiness
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.retention import Retention
 from crm_whatsapp.service.session_backups import SessionBackups
 from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.session_runtimes import RuntimeParts
@@ -59,9 +63,11 @@ class Parts:
     messaging: Messaging
     jobs: JobBoard
     snapshots: SnapshotParts
+    retention: Retention
     notices: NoticeBoard
-    events: EventStream
     clock: SteadyClock
+    metrics: ServiceMetrics
+    events: EventStream
     alerts: AlertParts
     backups: SessionBackups
     webhooks: WebhookParts
@@ -77,10 +83,12 @@ def build(settings: Settings) -> Parts:
     clock = SteadyClock()
     folders = LocalSessionFolders(root)
     folders.prepare_root()
+    metrics = ServiceMetrics(clock)
     client = make_client(
         settings.supabase_url,
         settings.supabase_service_role_key.get_secret_value(),
         settings.database_timeout_seconds,
+        on_call=metrics.database.note,
     )
     owner_id = load_owner_id(root)
     store = SupabaseConnectionStore(client, owner_id=owner_id)
@@ -200,8 +208,10 @@ def build(settings: Settings) -> Parts:
         messaging=messaging,
         jobs=jobs,
         snapshots=snapshots,
+        retention=build_retention(settings, client, manager, clock),
         notices=notices,
         clock=clock,
+        metrics=metrics,
         events=build_events(settings, clock),
         alerts=AlertParts(settings, clock, notices),
         backups=SessionBackups(
@@ -219,6 +229,7 @@ def build(settings: Settings) -> Parts:
         jobs.add(job)
     _connect_listeners(parts)
     webhooks.observe(parts)
+    metrics_wiring.observe(parts)
     parts.alerts.observe(parts, effects)
     return parts
 
@@ -296,17 +307,13 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
             at_once=True,
         ),
         *_snapshot_jobs(parts),
+        *retention_jobs(parts),
     ]
 
 
 def _snapshot_jobs(parts: Parts) -> list[Job]:
     keeper = parts.snapshots.keeper
     return [
-        Job(
-            name="snapshot-clean-up",
-            interval_seconds=86_400.0,
-            function=parts.snapshots.clean_up,
-        ),
         Job(
             name="snapshot-scan",
             interval_seconds=parts.settings.snapshot_scan_seconds,

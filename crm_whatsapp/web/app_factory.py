@@ -15,7 +15,9 @@ from crm_whatsapp.web.dashboard_session import SESSION_COOKIE, DashboardSessions
 from crm_whatsapp.web.documentation import documentation
 from crm_whatsapp.web.error_handlers import register_error_handlers
 from crm_whatsapp.web.events_api import events_api
+from crm_whatsapp.web.http_meter import measure
 from crm_whatsapp.web.messages_api import messages_api
+from crm_whatsapp.web.metrics_api import metrics_api
 from crm_whatsapp.web.operations_api import operations_api
 from crm_whatsapp.web.request_context import WebState, install
 from crm_whatsapp.web.schemas import ErrorBody
@@ -32,6 +34,7 @@ _PAGE_CSP = (
 )
 _SECURITY_SCHEMES: dict[str, Any] = {
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "metrics_token": {"type": "http", "scheme": "bearer", "description": "METRICS_TOKEN"},
     "dashboard": {
         "type": "apiKey",
         "in": "cookie",
@@ -81,6 +84,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
     sessions = DashboardSessions(
         settings.secret_key, max_age_seconds=settings.dashboard_session_seconds
     )
+    measure(app)
     install(
         app,
         WebState(
@@ -95,6 +99,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
         messages_api,
         events_api,
         operations_api,
+        metrics_api,
         webhooks_api,
     ):
         app.register_api(api)

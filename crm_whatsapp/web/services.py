@@ -1,7 +1,7 @@
 """What the web layer is given: the services it calls and its settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -10,8 +10,8 @@ from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.notices import NoticeKind
 from crm_whatsapp.domain.snapshots import SnapshotMeta
-from crm_whatsapp.service.event_subscription import Audience, Subscription
 from crm_whatsapp.domain.webhooks import Answer, DeliveryRecord, DeliveryState, Webhook
+from crm_whatsapp.service.event_subscription import Audience, Subscription
 from crm_whatsapp.web.auth import Authenticator
 
 
@@ -181,6 +181,18 @@ class Readiness(Protocol):
         """Look at everything now; answers from memory."""
 
 
+class Metrics(Protocol):
+    """What Prometheus is told."""
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the page and its content type, as this Accept header wants it."""
+
+    def note_request(
+        self, route: str | None, method: str, status_code: int, seconds: float
+    ) -> None:
+        """Count a request by the template of its route; None when none matched."""
+
+
 class Webhooks(Protocol):
     """Who is told of what happens. Asks the database: StoreUnavailable, StoreRejected."""
 
@@ -248,6 +260,7 @@ class WebServices:
     events: Events
     authenticator: Authenticator
     webhooks: Webhooks
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +287,7 @@ class WebSettings:
     max_body_bytes: larger request bodies are refused.
     cookie_secure: send the dashboard's cookie over https only.
     dashboard_session_seconds: how long a login lasts.
+    metrics_token: opens /metrics as a bearer token; None leaves that to service keys.
     """
 
     secret_key: str
@@ -282,4 +296,5 @@ class WebSettings:
     max_body_bytes: int = 1024 * 1024
     cookie_secure: bool = False
     dashboard_session_seconds: int = 12 * 3600
+    metrics_token: str | None = field(default=None, repr=False)
     streams: StreamTerms = StreamTerms()

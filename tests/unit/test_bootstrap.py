@@ -47,6 +47,7 @@ def parts_of(pod: Pod) -> Parts:
         "clock": pod.clock,
         "alerts": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: None),
         "notices": pod.notices,
+        "metrics": None,
         "events": EventStream(STREAM_LIMITS, pod.clock),
         "backups": None,
         "webhooks": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: True),

@@ -87,7 +87,7 @@ def test_every_route_of_the_api_is_described_and_no_other() -> None:
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         is_reference = path.startswith(("/api/whatsapp/docs", "/api/whatsapp/openapi"))
-        if path.startswith(("/api/", "/healthz", "/readyz")) and not is_reference:
+        if path.startswith(("/api/", "/healthz", "/readyz", "/metrics")) and not is_reference:
             routes |= {f"{method} {path}" for method in rule.methods or () if method in METHODS}
     told = {re.findall(r"`([^`]+)`", row[0])[0] for row in table_rows(API, "call")}
 

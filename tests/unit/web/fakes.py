@@ -333,6 +333,21 @@ class FakeAuthenticator(ApiKeyAuthenticator):
         del self._principals[hash_api_key(key)]
 
 
+class FakeMetrics:
+    """Keeps what is counted; the page is what it was asked for."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str | None, str, int, float]] = []
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        return f"# accept: {accept}\n".encode(), "text/plain; version=0.0.4; charset=utf-8"
+
+    def note_request(
+        self, route: str | None, method: str, status_code: int, seconds: float
+    ) -> None:
+        self.requests.append((route, method, status_code, seconds))
+
+
 class FakeServices:
     """Everything an app is given; `started = False` is a process that is not up yet."""
 
@@ -342,6 +357,7 @@ class FakeServices:
         self.backups = FakeBackups()
         self.messaging = FakeMessaging()
         self.readiness = FakeReadiness()
+        self.metrics = FakeMetrics()
         self.authenticator = FakeAuthenticator()
         self.webhooks = WebhookWorld()
         self.started = True
@@ -355,6 +371,7 @@ class FakeServices:
             messaging=self.messaging,
             readiness=self.readiness,
             events=self.events,
+            metrics=self.metrics,
             authenticator=self.authenticator,
             webhooks=self.webhooks.desk,
         )

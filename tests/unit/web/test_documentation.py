@@ -30,6 +30,7 @@ EXPECTED = {
     ("post", f"{API}/webhooks/{{webhook_id}}/test"),
     ("get", "/healthz"),
     ("get", "/readyz"),
+    ("get", "/metrics"),
 }
 
 
