@@ -211,10 +211,12 @@ class ClientEnded(EngineEvent):
     """connect() returned or raised without being asked to; the client is gone.
 
     unreachable: True when the error says that WhatsApp's server could not be reached at all.
+    gave_up: True when the library ended the client over something it could not pass on.
     """
 
     detail: str
     unreachable: bool = False
+    gave_up: bool = False
     store_corrupt: bool = False
     locked: bool = False
 

@@ -73,7 +73,10 @@ _STORE_CORRUPT = re.compile(
     r"|no such table|no such column|failed to upgrade database",
     re.IGNORECASE,
 )
-_UNKNOWN_FAILURE = re.compile(r"proto:.*required field", re.IGNORECASE)
+_UNKNOWN_FAILURE = re.compile(r"proto:.*required field .*ConnectFailure", re.IGNORECASE)
+_GAVE_UP = re.compile(r"proto:.*required field", re.IGNORECASE)
+"""neonize ends a client when it cannot encode an event: its receipts know only some of WhatsApp's
+types (utils/encoder.go EncodeReceipts, main.go CallbackFunction)."""
 
 
 class Jid(Protocol):
@@ -188,15 +191,19 @@ def translate_login_status(word: str) -> Translation | None:
 
 def ended_fields(error: str, *, locked: bool = False) -> Fields:
     """Return the fields of ClientEnded for what connect() raised; "" when it just returned."""
+    gave_up = bool(_GAVE_UP.search(error)) and not _UNKNOWN_FAILURE.search(error)
     if locked:
         detail = "Another process holds the session."
     elif _UNKNOWN_FAILURE.search(error):
         detail = "WhatsApp answered with a failure code that neonize does not know."
+    elif gave_up:
+        detail = "WhatsApp sent something that neonize does not know."
     else:
         detail = _short(error) or "The client ended by itself."
     return {
         "detail": detail,
         "unreachable": bool(_UNREACHABLE.search(error)) and not _STORE_CORRUPT.search(error),
+        "gave_up": gave_up,
         "store_corrupt": bool(_STORE_CORRUPT.search(error)),
         "locked": locked,
     }

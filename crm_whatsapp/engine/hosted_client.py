@@ -305,6 +305,8 @@ class HostedClient:
             self._finished = True
             fields = None if self.is_stop_requested else self._gone_fields(error)
             self._phase = Phase.GONE
+        if fields is not None and fields["gave_up"]:
+            _log.warning("neonize gave up client %s: %s", self.company_id, error)
         self.lock.release()
         self._host.report_gone(self, fields)
 

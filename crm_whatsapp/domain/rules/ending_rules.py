@@ -64,6 +64,8 @@ def on_ended(
         return Decision(connection=replace(held, client=ClientPhase.NONE))
     if event.unreachable:
         waiting = unreachable(connection, now, limits)
+    elif event.gave_up:  # strangers can bring it about, so it must not spend the budget
+        waiting = unreachable(connection, now, limits, Reason.NETWORK_LOST)
     else:
         waiting = spend_retry(connection, now, limits, Reason.CONNECT_FAILURE, event.detail)
     return Decision(connection=replace(waiting, client=ClientPhase.NONE))

@@ -177,7 +177,12 @@ def spend_retry(
     )
 
 
-def unreachable(connection: Connection, now: datetime, limits: PolicyLimits) -> Connection:
+def unreachable(
+    connection: Connection,
+    now: datetime,
+    limits: PolicyLimits,
+    reason: Reason = Reason.WHATSAPP_UNREACHABLE,
+) -> Connection:
     """Back off without spending the budget: WhatsApp did not answer at all."""
     calm = settled(connection, now, limits)
     attempts = calm.unreachable_attempts + 1
@@ -189,7 +194,7 @@ def unreachable(connection: Connection, now: datetime, limits: PolicyLimits) -> 
     )
     return become(
         calm,
-        Reason.WHATSAPP_UNREACHABLE,
+        reason,
         unreachable_attempts=attempts,
         retry_at=after(now, wait),
         last_event_at=now,

@@ -254,17 +254,24 @@ class TestEngineEvents:
         gone = run(outdated.connection, engine_event(events.ClientStopped)).connection
         assert not run(gone, events.PollArrived(has_credentials=True), after(99999)).starts_client
 
-    def test_an_unreachable_whatsapp_never_spends_the_budget(self) -> None:
+    @pytest.mark.parametrize(
+        ("why", "reason"),
+        [
+            ({"unreachable": True}, Reason.WHATSAPP_UNREACHABLE),
+            ({"gave_up": True}, Reason.NETWORK_LOST),
+        ],
+    )
+    def test_what_is_nobodys_fault_never_spends_the_budget(
+        self, why: dict[str, bool], reason: Reason
+    ) -> None:
         connection, now, waits = STARTING, NOW, []
         for _ in range(12):
             ended = run(
                 connection,
-                engine_event(
-                    events.ClientEnded, connection.generation, detail="dial", unreachable=True
-                ),
+                engine_event(events.ClientEnded, connection.generation, detail="dial", **why),
                 now,
             ).connection
-            assert ended.status is Status.CONNECTING
+            assert (ended.status, ended.reason) == (Status.CONNECTING, reason)
             assert ended.retry_at is not None
             waits.append((ended.retry_at - now).total_seconds())
             now = ended.retry_at

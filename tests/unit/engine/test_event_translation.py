@@ -166,6 +166,16 @@ def test_an_unknown_failure_code_is_said_to_be_one() -> None:
     assert "failure code" in fields["detail"]
 
 
+def test_a_receipt_of_an_unknown_type_ends_the_client_and_is_nobodys_fault() -> None:
+    fields = ended_fields("proto: required field neonize.Receipt.Type not set")
+    assert fields["gave_up"] is True
+    assert "does not know" in fields["detail"]
+    assert (
+        ended_fields("proto: required field neonize.ConnectFailure.Reason not set")["gave_up"]
+        is False
+    )
+
+
 def test_a_locked_session() -> None:
     assert ended_fields("", locked=True)["locked"] is True
 
