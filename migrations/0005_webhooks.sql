@@ -395,14 +395,17 @@ begin
         ) as l
         where w.enabled and w.id <> all (v_except)
     ),
+    -- One by one, so that the table is never read through, whatever its statistics say.
     taken as materialized (
         select l.id, d.turn, d.due_at
-        from due as d
-        join public.whatsapp_webhook_lanes as l on l.id = d.id
-        where l.due_at <= v_now
-        order by d.turn, d.due_at, d.id
+        from (select * from due order by turn, due_at, id) as d
+        cross join lateral (
+            select n.id
+            from public.whatsapp_webhook_lanes as n
+            where n.id = d.id and n.due_at <= v_now
+            for no key update skip locked
+        ) as l
         limit p_lanes
-        for no key update of l skip locked
     )
     select coalesce(array_agg(t.id order by t.turn, t.due_at, t.id), '{}')
     into v_lane_ids
