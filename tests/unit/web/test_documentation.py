@@ -20,6 +20,7 @@ EXPECTED = {
     ("post", f"{API}/backup-session"),
     ("post", f"{API}/cleanup-backups"),
     ("post", f"{API}/messages/send"),
+    ("get", f"{API}/events"),
     ("post", f"{API}/webhooks"),
     ("get", f"{API}/webhooks"),
     ("get", f"{API}/webhooks/{{webhook_id}}"),

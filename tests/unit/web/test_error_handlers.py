@@ -26,6 +26,7 @@ STATUS_OF = {
     errors.PairingConflict: 409,
     errors.ServiceStopping: 503,
     errors.ServiceBusy: 503,
+    errors.TooManyStreams: 503,
     errors.StoreUnavailable: 503,
     errors.StoreRejected: 503,
     errors.StorageError: 503,
