@@ -1,5 +1,6 @@
 """The APScheduler jobs and how each of them fares."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,12 +21,15 @@ class Job:
     """One row of the table: a name, how often, and what.
 
     at_once: the first run comes with the start of the board, not one interval later.
+    first_after_seconds: the first run comes so long after it, if that is before one interval is
+        over: a daily job must not wait for a service that is never up for a day.
     """
 
     name: str
     interval_seconds: float
     function: Callable[[], object]
     at_once: bool = False
+    first_after_seconds: float = math.inf
 
 
 @dataclass(slots=True)
@@ -69,13 +73,13 @@ class JobBoard:
         """Begin to run the table; first runs come one interval after this, or at once."""
         now = datetime.now(UTC)
         for job in self._jobs:
-            first = now if job.at_once else now + timedelta(seconds=job.interval_seconds)
+            wait = 0.0 if job.at_once else min(job.interval_seconds, job.first_after_seconds)
             self._scheduler.add_job(
                 self.run,
                 "interval",
                 args=[job],
                 seconds=job.interval_seconds,
-                next_run_time=first,
+                next_run_time=now + timedelta(seconds=wait),
                 id=job.name,
                 name=job.name,
             )
