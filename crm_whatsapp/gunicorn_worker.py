@@ -64,6 +64,7 @@ def wsgi_app() -> Flask:
             messaging=parts.messaging,
             readiness=parts.readiness,
             events=parts.events,
+            reports=parts.reports,
             authenticator=authenticator,
             webhooks=parts.webhooks.desk,
             metrics=parts.metrics,

@@ -6,6 +6,7 @@ from crm_whatsapp.bootstrap import metrics_wiring
 from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.event_wiring import build_events
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
+from crm_whatsapp.bootstrap.report_wiring import build_report
 from crm_whatsapp.bootstrap.retention_wiring import build_retention, retention_jobs
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
@@ -33,6 +34,7 @@ from crm_whatsapp.service.session_manager import SessionManager
 from crm_whatsapp.service.session_runtimes import RuntimeParts
 from crm_whatsapp.service.startup_restore import RestorePlan, StartupRestore
 from crm_whatsapp.service.status_notices import status_notice
+from crm_whatsapp.service.status_report import StatusReport
 from crm_whatsapp.service.steady_clock import SteadyClock
 from crm_whatsapp.service.write_behind import WriteBehind
 from crm_whatsapp.sessions.owner_id import load_owner_id
@@ -69,6 +71,7 @@ class Parts:
     metrics: ServiceMetrics
     events: EventStream
     alerts: AlertParts
+    reports: StatusReport
     backups: SessionBackups
     webhooks: WebhookParts
 
@@ -214,6 +217,15 @@ def build(settings: Settings) -> Parts:
         metrics=metrics,
         events=build_events(settings, clock),
         alerts=AlertParts(settings, clock, notices),
+        reports=build_report(
+            settings,
+            client,
+            clock,
+            manager=manager,
+            snapshots=snapshots,
+            fleet=fleet,
+            write_behind=write_behind,
+        ),
         backups=SessionBackups(
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
         ),

@@ -19,6 +19,7 @@ from crm_whatsapp.web.http_meter import measure
 from crm_whatsapp.web.messages_api import messages_api
 from crm_whatsapp.web.metrics_api import metrics_api
 from crm_whatsapp.web.operations_api import operations_api
+from crm_whatsapp.web.report_api import report_api
 from crm_whatsapp.web.request_context import WebState, install
 from crm_whatsapp.web.schemas import ErrorBody
 from crm_whatsapp.web.services import WebServices, WebSettings
@@ -99,6 +100,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
         messages_api,
         events_api,
         operations_api,
+        report_api,
         metrics_api,
         webhooks_api,
     ):

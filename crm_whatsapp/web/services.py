@@ -9,6 +9,7 @@ from crm_whatsapp.domain.connection import Connection, PairingMethod
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
 from crm_whatsapp.domain.notices import NoticeKind
+from crm_whatsapp.domain.reports import Report
 from crm_whatsapp.domain.snapshots import SnapshotMeta
 from crm_whatsapp.domain.webhooks import Answer, DeliveryRecord, DeliveryState, Webhook
 from crm_whatsapp.service.event_subscription import Audience, Subscription
@@ -174,6 +175,13 @@ class Events(Protocol):
         """Begin to listen; raises TooManyStreams, ServiceStopping."""
 
 
+class Reports(Protocol):
+    """How the sessions are, and how they have been."""
+
+    def report(self, *, hours: int, company_id: str | None) -> Report:
+        """Return the report of all companies, or of one; may ask the database."""
+
+
 class Readiness(Protocol):
     """Whether this pod can serve."""
 
@@ -258,6 +266,7 @@ class WebServices:
     messaging: Messaging
     readiness: Readiness
     events: Events
+    reports: Reports
     authenticator: Authenticator
     webhooks: Webhooks
     metrics: Metrics

@@ -49,6 +49,7 @@ def parts_of(pod: Pod) -> Parts:
         "notices": pod.notices,
         "metrics": None,
         "events": EventStream(STREAM_LIMITS, pod.clock),
+        "reports": None,
         "backups": None,
         "webhooks": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: True),
     }

@@ -18,6 +18,7 @@ from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.errors import NothingSaved, NothingToScan, PairingConflict
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
 from crm_whatsapp.domain.notices import Notice
+from crm_whatsapp.domain.reports import EngineSummary, Report, SnapshotCover
 from crm_whatsapp.domain.snapshots import SnapshotMeta
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.service.company_runtime import ScanCode as ScannedCode
@@ -348,6 +349,31 @@ class FakeMetrics:
         self.requests.append((route, method, status_code, seconds))
 
 
+class FakeReports:
+    """A report that tests set; what was asked for is kept."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str | None]] = []
+        self.answer = Report(
+            generated_at=datetime(2026, 11, 21, 12, tzinfo=UTC),
+            since=datetime(2026, 11, 20, 12, tzinfo=UTC),
+            total=0,
+            should_run=0,
+            by_status=dict.fromkeys(Status, 0),
+            history=None,
+            history_problem="The database did not answer in time.",
+            snapshots=SnapshotCover(enabled=False, covered=0, without=0, oldest_seconds=None),
+            troubles=(),
+            engines=EngineSummary(total=0, running=0, deaths=0, memory_mb=0.0),
+            database_problem=None,
+            names={},
+        )
+
+    def report(self, *, hours: int, company_id: str | None) -> Report:
+        self.asked.append((hours, company_id))
+        return self.answer
+
+
 class FakeServices:
     """Everything an app is given; `started = False` is a process that is not up yet."""
 
@@ -358,6 +384,7 @@ class FakeServices:
         self.messaging = FakeMessaging()
         self.readiness = FakeReadiness()
         self.metrics = FakeMetrics()
+        self.reports = FakeReports()
         self.authenticator = FakeAuthenticator()
         self.webhooks = WebhookWorld()
         self.started = True
@@ -372,6 +399,7 @@ class FakeServices:
             readiness=self.readiness,
             events=self.events,
             metrics=self.metrics,
+            reports=self.reports,
             authenticator=self.authenticator,
             webhooks=self.webhooks.desk,
         )

@@ -37,6 +37,7 @@ SCOPES = {
     "backups_api.get_session_info": Scope.READ,
     "events_api.get_events": Scope.READ,
     "metrics_api.get_metrics": Scope.READ,
+    "report_api.get_report": Scope.READ,
     "backups_api.backup_session": Scope.MANAGE,
     "backups_api.cleanup_backups": Scope.MANAGE,
     "session_api.connect": Scope.MANAGE,

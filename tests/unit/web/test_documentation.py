@@ -31,6 +31,7 @@ EXPECTED = {
     ("post", f"{API}/webhooks/{{webhook_id}}/test"),
     ("get", "/healthz"),
     ("get", "/readyz"),
+    ("get", f"{API}/report"),
     ("get", "/metrics"),
 }
 
