@@ -185,6 +185,7 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     parts.restore.stop()
     parts.manager.refuse_requests()
     parts.events.stop()
+    parts.retention.stop()
     parts.jobs.stop()
     parts.alerts.stop(min(1.0, left(0.05)))
     if not parts.webhooks.stop(min(2.0, left(0.15))):

@@ -44,6 +44,7 @@ def parts_of(pod: Pod) -> Parts:
         "messaging": None,
         "jobs": JobBoard(),
         "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener),
+        "retention": SimpleNamespace(stop=lambda: None),
         "clock": pod.clock,
         "alerts": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: None),
         "notices": pod.notices,
