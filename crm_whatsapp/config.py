@@ -209,7 +209,7 @@ class Settings(BaseSettings):
     webhook_parked_keep_days: int = Field(
         default=30, ge=0, le=36_500, description="Days a parked webhook is kept; 0: for ever."
     )
-    cleanup_logged_out_after_days: float = Field(
+    cleanup_logged_out_after_days: int = Field(
         default=0,
         ge=0,
         le=36_500,
