@@ -31,6 +31,24 @@ def test_only_a_job_that_asks_for_it_runs_with_the_start(board: JobBoard) -> Non
     assert second.wait(10)
 
 
+def test_a_daily_job_does_not_wait_for_a_day(board: JobBoard) -> None:
+    soon, at_its_interval = threading.Event(), threading.Event()
+    board.add(
+        Job(name="soon", interval_seconds=24 * HOUR, function=soon.set, first_after_seconds=0.01)
+    )
+    board.add(
+        Job(
+            name="quick",
+            interval_seconds=0.01,
+            function=at_its_interval.set,
+            first_after_seconds=HOUR,
+        )
+    )
+    board.start()
+    assert soon.wait(10)
+    assert at_its_interval.wait(10)
+
+
 def test_failures_are_counted_until_the_next_success(board: JobBoard) -> None:
     outcomes = iter([StoreUnavailable("away"), None])
 
