@@ -106,7 +106,7 @@ class Subscription:
             return Taken(blocks=blocks, position=self._position(), end=self._end)
 
     def has_ended(self) -> bool:
-        """Tell whether the stream is to be ended now, and reset the signal."""
+        """Tell whether the stream is to be ended now, and reset the signal: `take` is next."""
         with self._lock:
             self._reset_signal()
             return self._end is not None
@@ -125,11 +125,10 @@ class Subscription:
     # --- the stream, with the lock held ---------------------------------------------------------
 
     def offer(self, block: bytes) -> bool:
-        """Add an event; False when too many wait already: then the stream has ended."""
+        """Add an event; False when too many wait already: then nothing is added any more."""
         if self._end is not None:
             return True
         if len(self._waiting) >= self._most_waiting:
-            self._waiting.clear()
             self.end(StreamEnd.TOO_SLOW)
             return False
         self._waiting.append(block)

@@ -57,19 +57,23 @@ class Peer:
         return not self._has_left(self._poll.poll(max(0.0, timeout_seconds) * 1000))
 
     def is_writable(self) -> bool:
-        """Wait until the client takes more; False when it will not, or the stream has ended."""
+        """Wait until the client takes more; False when it will not.
+
+        A stream that is to be ended waits for nobody: what fits at once is still written.
+        """
         if self._connection is None:
             return True
         give_up_at = time.monotonic() + self._patience_seconds
         self._poll.modify(self._connection, _LEFT | select.POLLOUT)
         try:
             while (left := give_up_at - time.monotonic()) > 0:
-                found = self._poll.poll(left * 1000)
+                has_ended = self._signal.has_ended()
+                found = self._poll.poll(0 if has_ended else left * 1000)
                 if self._has_left(found):
                     return False
                 if any(event & select.POLLOUT for _, event in found):
                     return True
-                if found and self._signal.has_ended():
+                if has_ended:
                     return False
             return False
         finally:

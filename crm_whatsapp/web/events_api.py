@@ -143,6 +143,8 @@ class EventText:
                     return self._abandon()
                 yield f": alive\nid: {taken.position}\n\n".encode()
                 beats_at = now + self._terms.heartbeat_seconds
+            if taken.blocks:
+                continue  # more may have come while this was written
             if not self._peer.wait(min(beats_at, ends_at) - now):
                 return self._abandon()
 
