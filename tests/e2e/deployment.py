@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from figures import Figures
 
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from local_supabase import LocalSupabase
@@ -176,6 +177,12 @@ class Deployment:
         checks = {check["name"]: check for check in self.service.readiness()["checks"]}
         engines: list[dict[str, Any]] = checks["engines"]["engines"]
         return engines
+
+    def metrics(self) -> Figures:
+        """Return what /metrics tells, by (name, labels)."""
+        answer = self.service.request("GET", "/metrics")
+        assert answer.status == 200, answer.content
+        return Figures.read(answer.content.decode())
 
     def engine_deaths(self) -> list[str]:
         """Return the log lines of engines that ended unasked."""
