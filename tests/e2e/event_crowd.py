@@ -119,7 +119,7 @@ class Crowd:
             while not self._over.is_set():
                 for key, _ in self._selector.select(0.1):
                     self._read(key.data)
-        except Exception as error:  # shown by whoever waits
+        except (OSError, ValueError, KeyError, AssertionError) as error:  # shown by whoever waits
             self._failure = error
 
     def _read(self, client: Client) -> None:
