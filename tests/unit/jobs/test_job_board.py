@@ -68,6 +68,8 @@ def test_failures_are_counted_until_the_next_success(board: JobBoard) -> None:
     record = board.records()["work"]
     assert (record.runs, record.failures, record.failures_in_a_row) == (2, 1, 0)
     assert record.last_error is None
+    assert record.last_run_at is not None
+    assert record.last_duration_seconds > 0
 
 
 def test_a_stopped_board_takes_no_orders(board: JobBoard) -> None:
