@@ -37,6 +37,7 @@ _PUT_STATE = """
 insert into connections (company_id, version, record) values (?, ?, ?)
 on conflict (company_id) do update set version = excluded.version, record = excluded.record
 """
+_DROP_STATE = "delete from connections where company_id = ?"
 _ADOPT_STATE = _PUT_STATE + " where excluded.version >= connections.version"
 _PENDING = "select id, notice, record from backlog order by seq limit ?"
 _PENDING_TRANSITIONS = """
@@ -83,7 +84,8 @@ class SqliteStateJournal:
         Raises:
             StorageError: the folder or the disk refuses; a damaged file is no reason.
         """
-        self._lock = threading.Lock()
+        # Held over a write and its counts: another thread must not send an entry in between.
+        self._lock = threading.RLock()
         self._backlog_limit = backlog_limit
         self._notice_limit = notice_limit
         self._notice_bytes_limit = notice_bytes_limit
@@ -120,13 +122,13 @@ class SqliteStateJournal:
         keep = transition.final or transition.sets_desired_state
         record = write_transition(transition)
         entry = (transition.id, connection.company_id, int(keep), record, 0)
-        with self._writing(durable=transition.final) as db:
-            added = db.execute(_PUT_ENTRY, entry).rowcount
-            if added and transition.event == FORGOTTEN:
-                db.execute("delete from connections where company_id = ?", (connection.company_id,))
-            elif added:
-                db.execute(_PUT_STATE, _state_of(connection))
         with self._lock:
+            with self._writing(durable=transition.final) as db:
+                added = db.execute(_PUT_ENTRY, entry).rowcount
+                if added and transition.event == FORGOTTEN:
+                    db.execute(_DROP_STATE, (connection.company_id,))
+                elif added:
+                    db.execute(_PUT_STATE, _state_of(connection))
             self._transitions += added
             overfull = self._transitions > self._compact_above
         if overfull:
@@ -144,9 +146,9 @@ class SqliteStateJournal:
         """
         record = write_notice(notice)
         entry = (notice.id, notice.company_id or "", int(keep), record, 1)
-        with self._writing() as db:
-            added = db.execute(_PUT_ENTRY, entry).rowcount
         with self._lock:
+            with self._writing() as db:
+                added = db.execute(_PUT_ENTRY, entry).rowcount
             if added:
                 self._notices[notice.id] = len(record)
                 self._notice_bytes += len(record)
@@ -193,14 +195,14 @@ class SqliteStateJournal:
         """Forget the backlog entries; the latest state stays."""
         if not entry_ids:
             return
-        with self._writing() as db:
-            removed = db.executemany(
-                "delete from backlog where id = ?", [(entry_id,) for entry_id in entry_ids]
-            ).rowcount
         with self._lock:
+            with self._writing() as db:
+                removed = db.executemany(
+                    "delete from backlog where id = ?", [(entry_id,) for entry_id in entry_ids]
+                ).rowcount
             lengths = [self._notices.pop(item) for item in entry_ids if item in self._notices]
             self._notice_bytes -= sum(lengths)
-            self._transitions = max(0, self._transitions - (removed - len(lengths)))
+            self._transitions -= removed - len(lengths)
             self._compact_above = min(self._compact_above, self._next_threshold())
         self._return_free_pages()
 
@@ -261,9 +263,9 @@ class SqliteStateJournal:
 
     def _compact(self) -> None:
         """Bring the transitions a tenth below their limit, as far as only passing ones go."""
-        with self._writing() as db:
-            count, dropped = drop_passing_transitions(db, self._backlog_limit)
         with self._lock:
+            with self._writing() as db:
+                count, dropped = drop_passing_transitions(db, self._backlog_limit)
             self._transitions = count - dropped
             self._compact_above = self._next_threshold()
             self.dropped_count += dropped
@@ -274,9 +276,9 @@ class SqliteStateJournal:
         )
 
     def _thin_notices(self) -> None:
-        with self._writing() as db:
-            thinned = drop_notices(db, self._notice_limit, self._notice_bytes_limit)
         with self._lock:
+            with self._writing() as db:
+                thinned = drop_notices(db, self._notice_limit, self._notice_bytes_limit)
             self._notices = thinned.left
             self._notice_bytes = sum(thinned.left.values())
             self.dropped_notices += thinned.dropped_passing

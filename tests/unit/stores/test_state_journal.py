@@ -226,6 +226,23 @@ def test_threads_share_it(journal: SqliteStateJournal) -> None:
     assert {c.version for c in journal.load_connections()} == {40}
 
 
+def test_the_counts_stay_right_while_others_send(journal: SqliteStateJournal) -> None:
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set() or journal.pending_count():
+            journal.mark_sent([entry.id for entry in journal.pending(10)])
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for version in range(1, 401):
+        journal.append(change(COMPANY, version))
+        journal.append_notice(told(), keep=True)
+    done.set()
+    sender.join(timeout=60)
+    assert journal.pending_count() == journal.backlog_count == 0
+
+
 def test_two_hundred_appends_take_well_under_a_second(journal: SqliteStateJournal) -> None:
     started = time.monotonic()
     for version in range(200):
