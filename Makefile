@@ -20,7 +20,7 @@ HAS_NODE = node -e 'process.exitCode = parseInt(process.versions.node) >= 20 ? 0
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 fail = { printf '\033[31m==> %s\033[0m\n' "$(1)" >&2; exit 1; }
 
-.PHONY: help install check format test demo run soak bench-restore bench-status bench-snapshot lock clean
+.PHONY: help install check format test demo run soak bench-restore bench-status bench-snapshot bench-events lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -74,6 +74,9 @@ bench-status: install ## latency and throughput of the status poll
 
 bench-snapshot: install ## what snapshots cost: CPU, bytes, time at a restore, idle writes
 	@exec $(BIN)/python scripts/bench_snapshot.py $(ARGS)
+
+bench-events: install ## how soon rows, streams and webhooks hear; database calls of an idle hour
+	@exec $(BIN)/python scripts/bench_events.py $(ARGS)
 
 lock: install ## compile requirements*.in to pinned, hashed requirements*.txt
 	@for name in requirements requirements-dev requirements-node; do \
