@@ -156,6 +156,11 @@ class Readiness:
             problems.append(f"{lost} changes lost")
         if refused:
             problems.append(f"the database refused {refused}")
+        if self._seen.recorder.lost_notices:
+            problems.append(f"{self._seen.recorder.lost_notices} notices lost")
+        notice_problem = self._seen.write_behind.notice_problem
+        if notice_problem:
+            problems.append(f"notices wait: {notice_problem}")
         return ReadinessCheck(
             name="journal",
             ok=not problems,
@@ -165,6 +170,7 @@ class Readiness:
                 "held_in_memory": held,
                 "lost": lost,
                 "sent": self._seen.write_behind.sent,
+                "notices_sent": self._seen.write_behind.sent_notices,
                 "refused": refused,
             },
         )
@@ -262,10 +268,12 @@ class Readiness:
         )
 
     def _sync(self) -> ReadinessCheck:
-        counts = self._seen.reconciliation.mismatches
+        counts, last = self._seen.reconciliation.mismatches, self._seen.reconciliation.last
         return ReadinessCheck(
             name="sync",
             ok=True,
-            detail="rows and runtime are compared regularly",
+            detail=f"{last.updated} of {last.checked} corrected at {last.at:%Y-%m-%dT%H:%M:%SZ}"
+            if last
+            else "rows and runtime have not been compared yet",
             data={kind.value: count for kind, count in counts.items()},
         )

@@ -53,8 +53,8 @@ class Reconciliation:
     """Compares every row with its runtime; safe to run at any time.
 
     Attributes:
-        mismatches: how many of each kind were found since start; one that a comparison finds
-            again, because it could not be mended, counts once.
+        mismatches: how many of each kind were found since start, 0 included; one that a
+            comparison finds again, because it could not be mended, counts once.
         last: what the last comparison found.
     """
 
@@ -89,7 +89,7 @@ class Reconciliation:
         self._noted: set[Found] = set()
         self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="session-sync", daemon=True)
-        self.mismatches: Counter[Mismatch] = Counter()
+        self.mismatches: Counter[Mismatch] = Counter(dict.fromkeys(Mismatch, 0))
         self.last: LastSync | None = None
 
     def start(self) -> None:
