@@ -13,6 +13,7 @@ from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshot
 from crm_whatsapp.bootstrap.webhook_wiring import WebhookParts, build_webhooks
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase
+from crm_whatsapp.domain.errors import StoreUnavailable
 from crm_whatsapp.domain.events import LeaseLost
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.engine.supervisor import Supervisor
@@ -279,7 +280,11 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
     settings = parts.settings
 
     def renew_leases() -> None:
-        parts.leases.tick(running_sessions(parts.manager))
+        try:
+            parts.leases.tick(running_sessions(parts.manager))
+        except StoreUnavailable:
+            parts.reconciliation.request()  # it tries on until the database is back
+            raise
 
     def sweep() -> None:
         parts.manager.sweep()
