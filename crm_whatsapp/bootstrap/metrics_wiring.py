@@ -40,7 +40,7 @@ def observe(parts: "Parts") -> None:
             engine_deaths=parts.fleet.deaths,
             journal=lambda: _journal(parts),
             startup=lambda: parts.restore.progress,
-            mismatches=lambda: parts.reconciliation.mismatches,
+            mismatches=lambda: dict(parts.reconciliation.mismatches),
             snapshots=lambda connections: _snapshots(parts, connections),
             jobs=parts.jobs.records,
             names_companies=parts.settings.metrics_company_label,
@@ -71,20 +71,22 @@ def observe(parts: "Parts") -> None:
 def _journal(parts: "Parts") -> JournalFigures:
     on_disk, sender = parts.journal, parts.write_behind
     notices = on_disk.notice_count
+    held_transitions, held_notices = parts.recorder.held
     return JournalFigures(
         transitions=Carried(
             pending=max(0, on_disk.backlog_count - notices),
+            held=held_transitions,
             sent=sender.sent,
             dropped=on_disk.dropped_count,
             lost=parts.recorder.lost,
         ),
         notices=Carried(
             pending=notices,
+            held=held_notices,
             sent=sender.sent_notices,
             dropped=on_disk.dropped_notices,
-            lost=on_disk.lost_notices,
+            lost=on_disk.lost_notices + parts.recorder.lost_notices,
         ),
-        held=parts.recorder.held_count,
         refused=sender.refused,
         is_reachable=sender.is_reachable,
     )

@@ -37,6 +37,8 @@ class Recorder:
     Attributes:
         lost: changes that will never be in the journal.
         lost_notices: notices that will never be in it.
+        held: how many transitions and how many notices the disk refused when it was last asked;
+            unlike held_count it is read without waiting for a write under way.
     """
 
     def __init__(self, journal: StateJournal) -> None:
@@ -47,6 +49,7 @@ class Recorder:
         self._refused = False
         self.lost = 0
         self.lost_notices = 0
+        self.held = (0, 0)
         self._listeners: list[TransitionListener] = []
 
     def listen(self, listener: TransitionListener) -> None:
@@ -103,6 +106,7 @@ class Recorder:
         with self._lock:
             before = len(self._held)
             self._write_held()
+            self._note_held()
             return before - len(self._held)
 
     @property
@@ -120,6 +124,7 @@ class Recorder:
                 self._lose(self._take_least_wanted(), "the disk refused too much for too long")
             elif len(self._held) - notices > _MOST_HELD:
                 self._lose(self._take_oldest_transition(), "the disk refused too much for too long")
+            self._note_held()
 
     def _write_held(self) -> None:
         while self._held:
@@ -150,6 +155,10 @@ class Recorder:
             self._journal.append_notice(held.entry, keep=held.keep)
         else:
             self._journal.append(held.entry)
+
+    def _note_held(self) -> None:
+        notices = self._held_notices()
+        self.held = (len(self._held) - notices, notices)
 
     def _held_notices(self) -> int:
         return sum(isinstance(held.entry, Notice) for held in self._held)

@@ -74,9 +74,9 @@ class Parts:
         self.connections: list[Connection] = []
         self.engines: list[EngineHealth] = []
         self.deaths: dict[EngineRole, int] = {}
-        nothing = Carried(pending=0, sent=0, dropped=0, lost=0)
+        nothing = Carried(pending=0, held=0, sent=0, dropped=0, lost=0)
         self.journal = JournalFigures(
-            transitions=nothing, notices=nothing, held=0, refused=0, is_reachable=True
+            transitions=nothing, notices=nothing, refused=0, is_reachable=True
         )
         self.progress = RestoreProgress(finished=True, total=0, restored=0, failed=0)
         self.mismatches: Counter[Mismatch] = Counter()
@@ -228,9 +228,8 @@ def test_engines_are_added_up_by_role(parts: Parts) -> None:
 
 def test_the_way_to_the_database_is_told(parts: Parts) -> None:
     parts.journal = JournalFigures(
-        transitions=Carried(pending=12, sent=500, dropped=4, lost=1),
-        notices=Carried(pending=7, sent=90, dropped=6, lost=5),
-        held=3,
+        transitions=Carried(pending=12, held=3, sent=500, dropped=4, lost=1),
+        notices=Carried(pending=7, held=8, sent=90, dropped=6, lost=5),
         refused=2,
         is_reachable=False,
     )
@@ -243,12 +242,11 @@ def test_the_way_to_the_database_is_told(parts: Parts) -> None:
     carried = {
         kind: [
             page[labelled(f"whatsapp_journal_{name}", kind=kind)]
-            for name in ("pending", "sent_total", "dropped_total", "lost_total")
+            for name in ("pending", "held", "sent_total", "dropped_total", "lost_total")
         ]
         for kind in ("transition", "notice")
     }
-    assert carried == {"transition": [12, 500, 4, 1], "notice": [7, 90, 6, 5]}
-    assert page[labelled("whatsapp_journal_held")] == 3
+    assert carried == {"transition": [12, 3, 500, 4, 1], "notice": [7, 8, 90, 6, 5]}
     assert page[labelled("whatsapp_journal_refused_total")] == 2
     assert page[labelled("whatsapp_database_reachable")] == 0
     assert page[labelled("whatsapp_sync_mismatches_total", kind="row-newer")] == 5

@@ -1,5 +1,6 @@
 """A change is recorded first and once, in order, whatever the disk and the listeners do."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.service import recorder as module
 from crm_whatsapp.service.recorder import Recorder
-from tests.unit.service.fakes import NOON, FakeJournal
+from tests.unit.service.fakes import DEADLINE_SECONDS, NOON, FakeJournal
 from tests.unit.service.pod import COMPANY, OTHER
 
 
@@ -178,3 +179,35 @@ def test_a_notice_that_cannot_be_written_holds_up_nothing(
     record(recorder, 2)
     assert numbers(journal) == [2]
     assert recorder.lost_notices == 1
+
+
+def test_what_is_held_is_told_by_kind(recorder: Recorder, journal: FakeJournal) -> None:
+    journal.refusal = StorageError("full")
+    record(recorder, 1)
+    recorder.record_notice(notice(2), keep=True)
+    recorder.record_notice(notice(3), keep=True)
+    assert recorder.held == (1, 2)
+
+    journal.refusal = None
+    recorder.retry_held()
+
+    assert recorder.held == (0, 0)
+
+
+def test_what_is_held_is_told_while_the_disk_hangs(
+    recorder: Recorder, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def hang(transition: Transition) -> None:
+        writing.set()
+        assert go_on.wait(DEADLINE_SECONDS)
+
+    monkeypatch.setattr(journal, "append", hang)
+    recording = threading.Thread(target=record, args=(recorder, 1))
+    recording.start()
+    assert writing.wait(DEADLINE_SECONDS)
+
+    assert recorder.held == (0, 0)
+    go_on.set()
+    recording.join()
