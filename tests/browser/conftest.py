@@ -39,6 +39,7 @@ def site(services: FakeServices) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        services.events.stop()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -8,9 +8,23 @@ from urllib.parse import quote
 
 import pytest
 
-from crm_whatsapp.domain.connection import Connection, Reason, Status, UserAction
+from crm_whatsapp.domain.connection import (
+    Connection,
+    PairingMethod,
+    Reason,
+    Status,
+    UserAction,
+)
+from crm_whatsapp.service.event_stream import EventStream
+from crm_whatsapp.service.steady_clock import SteadyClock
 from tests.browser.conftest import SANDBOX_PHONE_URL
-from tests.unit.web.fakes import QR_TEXT, SERVICE_KEY, FakeServices, connected
+from tests.unit.web.fakes import (
+    QR_TEXT,
+    SERVICE_KEY,
+    STREAM_LIMITS,
+    FakeServices,
+    connected,
+)
 
 COMPANY = "3b1bee0c-cbee-4de1-88f1-d6e890f4c995"
 DEADLINE_SECONDS = 20
@@ -56,6 +70,10 @@ def open_company(chromium: Any, site: str, company_id: str = COMPANY) -> None:
         "the first status",
         lambda: text_of(chromium, "#badge") not in ("", "Loading…"),
     )
+
+
+def await_live(chromium: Any) -> None:
+    wait_for(chromium, "the stream", lambda: is_shown(chromium, "#live"))
 
 
 def assert_clean_console(chromium: Any) -> None:
@@ -211,10 +229,102 @@ def test_server_away_and_back(chromium: Any, site: str, services: FakeServices) 
         reason=Reason.NETWORK_LOST,
     )
     open_company(chromium, site)
-    services.started = False
+    await_live(chromium)
+    services.go_away()
     wait_for(chromium, "the warning", lambda: "starting" in text_of(chromium, "#notice"))
-    services.started = True
+    assert not is_shown(chromium, "#live")
+    services.sessions.connections[COMPANY] = connected(COMPANY, "5511987654321", "Padaria Sol")
+    services.come_back()
     wait_for(chromium, "the warning to go", lambda: not is_shown(chromium, "#notice"))
+    await_live(chromium)
+    assert text_of(chromium, "#badge") == "Connected"
+
+
+def test_changes_show_without_a_poll(chromium: Any, site: str, services: FakeServices) -> None:
+    open_company(chromium, site)
+    await_live(chromium)
+    services.sessions.calls.clear()
+    services.sessions.connections[COMPANY] = connected(COMPANY, "5511987654321", "Padaria Sol")
+    wait_for(chromium, "the change", lambda: text_of(chromium, "#badge") == "Connected")
+    services.sessions.disconnect(COMPANY)
+    wait_for(chromium, "the next", lambda: text_of(chromium, "#badge") == "Not connected")
+
+    assert [name for name, _, _ in services.sessions.calls] == ["disconnect"]
+    assert_clean_console(chromium)
+
+
+@pytest.mark.parametrize("method", PairingMethod)
+def test_a_pairing_begun_elsewhere_shows_its_code(
+    chromium: Any, site: str, services: FakeServices, method: PairingMethod
+) -> None:
+    open_company(chromium, site)
+    await_live(chromium)
+    services.sessions.calls.clear()
+    services.sessions.connect(
+        COMPANY, method=method, user_id=None, phone_number=None, fresh=False, proxy=None
+    )
+    shown = "#qr-image" if method is PairingMethod.QR else "#code-value"
+    wait_for(chromium, "the code", lambda: is_shown(chromium, shown))
+
+    told = [name for name, _, _ in services.sessions.calls]
+    assert told == ["connect", "code"] if method is PairingMethod.QR else ["connect"]
+    chromium.refresh()
+    wait_for(chromium, "the code after a reload", lambda: is_shown(chromium, shown))
+    assert_clean_console(chromium)
+
+
+def test_the_list_follows_without_a_poll(chromium: Any, site: str, services: FakeServices) -> None:
+    names = {f"{number:08}-cbee-4de1-88f1-d6e890f4c995": f"Loja {number}" for number in range(30)}
+    for company_id, name in names.items():
+        services.sessions.connections[company_id] = connected(company_id, "5511987654321", name)
+    sign_in(chromium, site)
+    await_live(chromium)
+    wait_for(chromium, "the list", lambda: "30 of 30" in text_of(chromium, "#summary"))
+    services.sessions.calls.clear()
+    for company_id in list(names)[:10]:
+        services.sessions.connections[company_id] = replace(
+            services.sessions.connections[company_id],
+            status=Status.CONNECTING,
+            reason=Reason.NETWORK_LOST,
+        )
+
+    wait_for(chromium, "the changes", lambda: "20 of 30" in text_of(chromium, "#summary"))
+    assert services.sessions.calls == []
+    services.sessions.connections[COMPANY] = connected(COMPANY, "5511911112222", "Nova")
+    wait_for(chromium, "a new one", lambda: "21 of 31" in text_of(chromium, "#summary"))
+    assert_clean_console(chromium)
+
+
+def test_without_streams_the_page_polls(chromium: Any, site: str, services: FakeServices) -> None:
+    services.events = EventStream(replace(STREAM_LIMITS, streams=0), SteadyClock())
+    services.sessions.connections[COMPANY] = replace(
+        connected(COMPANY, "5511987654321", "Padaria Sol"),
+        status=Status.CONNECTING,
+        reason=Reason.NETWORK_LOST,
+    )
+    open_company(chromium, site)
+    services.sessions.connections[COMPANY] = connected(COMPANY, "5511987654321", "Padaria Sol")
+    wait_for(chromium, "the poll", lambda: text_of(chromium, "#badge") == "Connected")
+    assert not is_shown(chromium, "#live")
+    assert not is_shown(chromium, "#notice")
+
+
+def test_a_hidden_page_gives_its_stream_back(
+    chromium: Any, site: str, services: FakeServices
+) -> None:
+    open_company(chromium, site)
+    await_live(chromium)
+    page = chromium.current_window_handle
+    chromium.switch_to.new_window("tab")
+    try:
+        wait_for(chromium, "the end of the stream", lambda: services.events.open_streams == 0)
+        services.sessions.connections[COMPANY] = connected(COMPANY, "5511987654321", "Sol")
+    finally:
+        chromium.close()
+        chromium.switch_to.window(page)
+    wait_for(chromium, "what was missed", lambda: text_of(chromium, "#badge") == "Connected")
+    await_live(chromium)
+    assert services.events.figures.resyncs == 0
 
 
 def test_everything_fits_a_phone(chromium: Any, site: str, services: FakeServices) -> None:

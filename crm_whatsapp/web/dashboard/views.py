@@ -119,6 +119,7 @@ def _login() -> dict[str, Any]:
     return {
         "csrf_token": web_state().dashboard_sessions.csrf_token(session.id),
         "signed_in": True,
+        "heartbeat_seconds": web_state().settings.streams.heartbeat_seconds,
     }
 
 

@@ -379,7 +379,7 @@ class FakeServices:
 
     def __init__(self) -> None:
         self.events = EventStream(STREAM_LIMITS, SteadyClock())
-        self.sessions = FakeSessions(self.events.carry)
+        self.sessions = FakeSessions(lambda notice: self.events.carry(notice))
         self.backups = FakeBackups()
         self.messaging = FakeMessaging()
         self.readiness = FakeReadiness()
@@ -387,6 +387,17 @@ class FakeServices:
         self.reports = FakeReports()
         self.authenticator = FakeAuthenticator()
         self.webhooks = WebhookWorld()
+        self.started = True
+
+    def go_away(self) -> None:
+        """Be stopped: streams end, and requests are told to come later."""
+        self.started = False
+        self.events.stop()
+
+    def come_back(self) -> None:
+        """Be started again: with the connections of before, and no memory of what happened."""
+        self.events = EventStream(STREAM_LIMITS, SteadyClock())
+        self.events.begin(self.sessions.connections.values())
         self.started = True
 
     def provide(self) -> WebServices | None:

@@ -50,6 +50,13 @@ export async function getBlob(path, parameters) {
   return (await call(`${path}?${new URLSearchParams(parameters)}`)).blob();
 }
 
+/** Open the event stream; go on after the last event, if there was one. */
+export async function openStream(parameters, lastId, signal) {
+  const headers = lastId ? { "Last-Event-ID": lastId } : {};
+  const query = new URLSearchParams(parameters);
+  return (await call(`/events?${query}`, { headers, signal, cache: "no-store" })).body;
+}
+
 export async function post(path, body) {
   const headers = { "Content-Type": "application/json", "X-CSRF-Token": csrfToken };
   return (await call(path, { method: "POST", headers, body: JSON.stringify(body) })).json();

@@ -1,12 +1,11 @@
 // The list of companies.
 
 import { get, serverNow } from "./api.js";
-import { Poller } from "./poller.js";
+import { Live } from "./live.js";
+import { FAST_MS, LIVE_MS, Poller, SLOW_MS } from "./poller.js";
 import { recentCompanies, remember } from "./recent.js";
 import { ago, badge, headline, isPassing, moment, phone } from "./words.js";
 
-const FAST_MS = 2000;
-const SLOW_MS = 10000;
 const MOST_OTHERS = 12;
 const FILTER_FROM = 8;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -76,15 +75,24 @@ function show(statuses) {
   byId("filter-field").hidden = total < FILTER_FROM;
 }
 
+/** Return the status, or what was heard of the company since the look began. */
+function newest(status, since) {
+  const told = changes.get(status.company_id);
+  return told?.order > since ? { ...status, ...told.status } : status;
+}
+
 async function look() {
+  const since = changesHeard;
   try {
     const { sessions } = await get("/active-sessions");
     const known = new Set(sessions.map((session) => session.company_id));
     const others = recentCompanies().filter((id) => !known.has(id)).slice(0, MOST_OTHERS);
     const extra = await Promise.all(others.map((id) => get("/status", { company_id: id })));
-    statuses = [...sessions, ...extra];
+    statuses = [...sessions, ...extra].map((status) => newest(status, since));
+    changes.clear();
     show(statuses);
     byId("notice").hidden = true;
+    if (live?.isLive) return LIVE_MS;
     return statuses.some(isPassing) ? FAST_MS : SLOW_MS;
   } catch (error) {
     byId("notice").textContent = error.message;
@@ -93,6 +101,35 @@ async function look() {
   }
 }
 
+function hear(name, data) {
+  if (name === "snapshot" && data.resync) poller.now();
+  if (name !== "status") return;
+  changesHeard += 1;
+  changes.set(data.company_id, { order: changesHeard, status: data });
+  const index = statuses.findIndex((status) => status.company_id === data.company_id);
+  if (index >= 0) {
+    statuses[index] = { ...statuses[index], ...data };
+    showSoon();
+  }
+  // Whether it belongs into the list is for the list to say; a snapshot names every company.
+  if (data.event && (index < 0 || data.event === "forgotten")) poller.now();
+}
+
+/** Show once before the next picture, however much is heard until then. */
+function showSoon() {
+  if (isShowDue) return;
+  isShowDue = true;
+  requestAnimationFrame(() => {
+    isShowDue = false;
+    show(statuses);
+  });
+}
+
+const poller = new Poller(look);
+const changes = new Map();
+let changesHeard = 0;
+let isShowDue = false;
+let live = null;
 let statuses = [];
 byId("filter").addEventListener("input", () => show(statuses));
 byId("open-form").addEventListener("submit", (event) => {
@@ -111,4 +148,15 @@ byId("open-form").addEventListener("submit", (event) => {
   remember(id);
   window.location.assign(`/dashboard/companies/${id}`);
 });
-new Poller(look).now();
+poller.now();
+live = new Live(
+  {},
+  {
+    heard: hear,
+    changed: (isLive) => {
+      byId("live").hidden = !isLive;
+      if (isLive) poller.wait(LIVE_MS);
+      else if (document.visibilityState === "visible") poller.now();
+    },
+  },
+);

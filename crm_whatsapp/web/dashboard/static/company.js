@@ -1,13 +1,12 @@
 // The page of one company.
 
 import { get, post, serverNow } from "./api.js";
-import { Poller } from "./poller.js";
+import { Live } from "./live.js";
+import { FAST_MS, LIVE_MS, Poller, SLOW_MS } from "./poller.js";
 import { remember } from "./recent.js";
 import { ScanPanel } from "./scan.js";
 import { badge, duration, guidance, headline, isPassing, moment, phone } from "./words.js";
 
-const FAST_MS = 2000;
-const SLOW_MS = 10000;
 const NOTHING_SAVED = [
   "never-connected",
   "pairing-expired",
@@ -18,9 +17,11 @@ const NOTHING_SAVED = [
 
 const byId = (id) => document.getElementById(id);
 const { companyId, sandboxPhoneUrl } = byId("content").dataset;
-const scanPanel = new ScanPanel(companyId, sandboxPhoneUrl);
+const scanPanel = new ScanPanel(companyId, sandboxPhoneUrl, () => live?.isLive);
 const poller = new Poller(look);
+let live = null;
 let current = null;
+let changesHeard = 0;
 let noticeIsOfPoll = false;
 
 function notify(message, { ofPoll = false } = {}) {
@@ -31,12 +32,32 @@ function notify(message, { ofPoll = false } = {}) {
 
 async function look() {
   try {
-    show(await get("/status", { company_id: companyId }));
+    await showAnswer(get("/status", { company_id: companyId }));
     if (noticeIsOfPoll) notify("");
+    if (live?.isLive) return LIVE_MS;
     return isPassing(current) ? FAST_MS : SLOW_MS;
   } catch (error) {
     notify(error.message, { ofPoll: true });
     return FAST_MS * 2;
+  }
+}
+
+/** Show what was asked for, unless something newer was heard in the meantime. */
+async function showAnswer(asked) {
+  const before = changesHeard;
+  const status = await asked;
+  if (before === changesHeard || !current) show(status);
+}
+
+function hear(name, data) {
+  if (name === "status") {
+    changesHeard += 1;
+    show(data);
+    if (noticeIsOfPoll) notify("");
+  } else if (name === "qr") {
+    scanPanel.offer({ kind: "qr", value: data.value, expiresAt: Date.parse(data.expires_at) });
+  } else if (name === "pairing_code") {
+    scanPanel.offer({ kind: "code", value: data.code, expiresAt: Date.parse(data.expires_at) });
   }
 }
 
@@ -106,7 +127,7 @@ async function command(button, run) {
   button.disabled = true; // takes the focus away
   notify("");
   try {
-    show(await run());
+    await showAnswer(run());
   } catch (error) {
     notify(error.message);
   } finally {
@@ -196,3 +217,14 @@ function showResult(kind, message) {
 remember(companyId);
 setInterval(showRetry, 1000);
 poller.now();
+live = new Live(
+  { company_id: companyId },
+  {
+    heard: hear,
+    changed: (isLive) => {
+      byId("live").hidden = !isLive;
+      if (isLive) poller.wait(LIVE_MS);
+      else if (document.visibilityState === "visible") poller.now();
+    },
+  },
+);

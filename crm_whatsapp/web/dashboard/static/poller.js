@@ -1,5 +1,9 @@
 // Repeats a look-up, slower when nothing is passing, not at all while the page is hidden.
 
+export const FAST_MS = 2000;
+export const SLOW_MS = 10000;
+export const LIVE_MS = 60000; // changes are heard of anyway
+
 export class Poller {
   /** look: async; returns how many ms to wait before the next look. */
   constructor(look) {
@@ -25,6 +29,12 @@ export class Poller {
       waitMs = await this.look();
     } while (this.again);
     this.running = false;
-    if (document.visibilityState === "visible") this.timer = setTimeout(() => this.now(), waitMs);
+    this.wait(waitMs);
+  }
+
+  /** Look next after so many ms. */
+  wait(ms) {
+    clearTimeout(this.timer);
+    if (document.visibilityState === "visible") this.timer = setTimeout(() => this.now(), ms);
   }
 }

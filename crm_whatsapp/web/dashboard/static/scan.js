@@ -1,14 +1,18 @@
-// The panel with the QR code or the pairing code. Fetches the next code as the old one runs out.
+// The panel with the QR code or the pairing code. Each code is heard of as it is issued; when that
+// does not work, the next one is fetched as the old one runs out.
 
 import { get, getBlob, serverNow } from "./api.js";
 import { duration } from "./words.js";
 
 const AHEAD_MS = 1000;
+const LATE_MS = 3000; // for one that should have been heard of
 const byId = (id) => document.getElementById(id);
 
 export class ScanPanel {
-  constructor(companyId, sandboxPhoneUrl) {
+  /** isLive: tells whether codes are heard of. */
+  constructor(companyId, sandboxPhoneUrl, isLive) {
     this.companyId = companyId;
+    this.isLive = isLive;
     this.sandboxPhoneUrl = sandboxPhoneUrl;
     this.code = null; // {value, kind, expiresAt, lifetime}
     this.open = false;
@@ -25,8 +29,14 @@ export class ScanPanel {
       this.clear();
       return;
     }
+    if (this.isLive()) return; // the code comes right behind
     const expiresAt = Date.parse(status.qr_expires_at ?? "");
     if (!this.code || (expiresAt && expiresAt !== this.code.expiresAt)) this.refresh();
+  }
+
+  /** Show a code that was heard of. */
+  offer(code) {
+    if (this.open && code.value !== this.code?.value) this.show(code);
   }
 
   clear() {
@@ -45,7 +55,7 @@ export class ScanPanel {
     const next = this.code.kind === "qr" ? " The next one appears by itself." : "";
     byId("expiry-text").textContent =
       left > 0 ? `This code works for ${duration(left)} more.${next}` : "Getting the next code…";
-    if (left < AHEAD_MS) this.refresh();
+    if (left < (this.isLive() ? -LATE_MS : AHEAD_MS)) this.refresh();
   }
 
   async refresh() {
