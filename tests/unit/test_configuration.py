@@ -133,6 +133,7 @@ def bad_values() -> list[tuple[str, str]]:
         ("SESSIONS_DIR", "/data/what?"),
         ("SESSIONS_DIR", "/data/50%"),
         ("WHATSAPP_API_KEY", "fifteen-letters"),
+        ("METRICS_TOKEN", "fifteen-letters"),
         ("WHATSAPP_DEVICE_NAME", "x" * 51),
     ]
 
@@ -168,6 +169,7 @@ def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) ->
         SNAPSHOT_ENCRYPTION_KEYS="k1:c25hcHNob3Qta2V5",
         S3_ACCESS_KEY_ID="AKIA0123",
         S3_SECRET_ACCESS_KEY="s3-secret-0123",
+        METRICS_TOKEN="metrics-token-0123",
     )
     settings = load_settings()
 
@@ -179,6 +181,7 @@ def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) ->
         "c25hcHNob3Qta2V5",
         "AKIA0123",
         "s3-secret-0123",
+        "metrics-token-0123",
     ):
         assert secret not in repr(settings)
 

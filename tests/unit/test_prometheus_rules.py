@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from crm_whatsapp.bootstrap.wiring import build
 from crm_whatsapp.config import Settings
+from crm_whatsapp.service.metrics.service_metrics import ServiceMetrics
 from promtool import NoPromtool, find_promtool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,8 +44,8 @@ def promtool() -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The page of a service that was wired and not started."""
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceMetrics]:
+    """The figures of a service that was wired and not started."""
     parts = build(
         Settings(
             supabase_url="http://127.0.0.1:9",
@@ -53,10 +57,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     parts.metrics.note_request("/api/whatsapp/status", "GET", 503, 0.01)
     parts.metrics.database.note("whatsapp_tick_v1", "ok", 0.01)
-    yield parts.metrics.render("")[0].decode()
+    yield parts.metrics
     parts.fleet.shutdown(5.0)
     parts.webhooks.sender.close()
     parts.journal.close()
+
+
+@pytest.fixture(scope="module")
+def page(metrics: ServiceMetrics) -> str:
+    return metrics.render("")[0].decode()
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +147,18 @@ def test_each_alert_fires_when_it_should_and_not_otherwise(promtool: Path) -> No
 
 def test_the_page_is_as_prometheus_wants_it(promtool: Path, page: str) -> None:
     run(promtool, "check", "metrics", text=page)
+
+
+def test_the_page_in_openmetrics_says_the_same(metrics: ServiceMetrics, page: str) -> None:
+    strict, content_type = metrics.render("application/openmetrics-text;version=1.0.0")
+    names = {
+        sample.name for family in parse_openmetrics(strict.decode()) for sample in family.samples
+    }
+
+    assert content_type.startswith("application/openmetrics-text")
+    assert names == {
+        sample.name for family in text_string_to_metric_families(page) for sample in family.samples
+    }
 
 
 def test_the_expressions_of_the_dashboard_are_valid(promtool: Path, tmp_path: Path) -> None:

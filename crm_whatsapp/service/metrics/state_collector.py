@@ -156,7 +156,7 @@ class StateCollector(Collector):
         count = GaugeMetricFamily("whatsapp_engines", "Engine processes.", labels=["role", "state"])
         for role in EngineRole:
             states = Counter(_state(item) for item in engines if item.role is role)
-            for state in ("up", "down", "retiring"):
+            for state in ("up", "starting", "down", "retiring"):
                 count.add_metric([role.value, state], states[state])
         yield count
         roles = [role.value for role in EngineRole]
@@ -228,7 +228,9 @@ class StateCollector(Collector):
 def _state(engine: EngineHealth) -> str:
     if engine.retiring:
         return "retiring"
-    return "up" if engine.alive else "down"
+    if engine.alive:
+        return "up"
+    return "starting" if engine.pid is not None else "down"
 
 
 def _memory(engine: EngineHealth) -> int:

@@ -208,7 +208,8 @@ def test_companies_are_named_when_the_operator_wants_it(parts: Parts) -> None:
 def test_engines_are_added_up_by_role(parts: Parts) -> None:
     parts.engines = [
         engine("engine-0.1"),
-        engine("engine-0.2", alive=False),
+        engine("engine-0.2", alive=False, pid=None),
+        engine("engine-2.1", alive=False, memory_mb=0.0),
         engine("engine-1.1", retiring=True, memory_mb=300.0),
         engine("pairing-9", EngineRole.PAIRING, sessions=1),
     ]
@@ -217,7 +218,7 @@ def test_engines_are_added_up_by_role(parts: Parts) -> None:
 
     page = parts.read()
 
-    for state in ("up", "down", "retiring"):
+    for state in ("up", "starting", "down", "retiring"):
         assert page[labelled("whatsapp_engines", role="shard", state=state)] == 1
     assert page[labelled("whatsapp_engine_deaths_total", role="shard")] == 3
     assert page[labelled("whatsapp_engine_memory_bytes", role="shard")] == 460 * 1024 * 1024
