@@ -1,5 +1,6 @@
 """The route of the status report."""
 
+import math
 from datetime import datetime
 from typing import Annotated
 
@@ -220,7 +221,7 @@ def _restores(history: ReportHistory) -> RestoresBody:
         attempted=attempted,
         succeeded=history.succeeded,
         failed=history.failed,
-        success_rate=round(history.succeeded / attempted, 4) if attempted else None,
+        success_rate=_cut(history.succeeded / attempted, 4) if attempted else None,
         p50_seconds=_rounded(history.p50_seconds),
         p95_seconds=_rounded(history.p95_seconds),
     )
@@ -229,18 +230,25 @@ def _restores(history: ReportHistory) -> RestoresBody:
 def _uptime(history: ReportHistory, report: Report) -> UptimeBody:
     return UptimeBody(
         companies=history.companies,
-        average_percent=_rounded(history.average_percent),
+        average_percent=None
+        if history.average_percent is None
+        else _cut(history.average_percent, 3),
         worst=[
             CompanyUptimeBody(
                 company_id=item.company_id,
                 push_name=report.names.get(item.company_id),
-                percent=round(item.percent, 3),
+                percent=_cut(item.percent, 3),
                 connected_seconds=round(item.connected_seconds, 3),
                 wanted_seconds=round(item.wanted_seconds, 3),
             )
             for item in history.worst
         ],
     )
+
+
+def _cut(value: float, digits: int) -> float:
+    """Return a share that is not rounded up: all of it is told of all of it alone."""
+    return math.floor(value * 10**digits + 1e-6) / 10**digits
 
 
 def _rounded(value: float | None) -> float | None:

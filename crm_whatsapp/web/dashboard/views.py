@@ -21,7 +21,7 @@ from crm_whatsapp.web.request_context import (
 )
 
 _ASSET_NAME = re.compile(r"[a-z_-]+\.(?:css|js|svg)")
-_NEXT_PAGE = re.compile(r"/dashboard(?:/companies/[0-9a-fA-F-]{36})?")
+_NEXT_PAGE = re.compile(r"/dashboard(?:/report|/companies/[0-9a-fA-F-]{36})?")
 _ASSET_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LOGIN_FORM_SECONDS = 3600
 
@@ -54,6 +54,13 @@ def company_page(company_id: str) -> Response:
         sandbox_phone_url=web_state().settings.sandbox_phone_url,
         **_login(),
     )
+
+
+@dashboard.get("/dashboard/report")
+@requires(Scope.READ, is_page=True)
+def report_page() -> Response:
+    """Show the status report."""
+    return _page("report.html", **_login())
 
 
 @dashboard.get("/dashboard/login")

@@ -56,8 +56,12 @@ SCOPES = {
     "webhooks_api.list_deliveries": Scope.MANAGE,
     "webhooks_api.redeliver": Scope.MANAGE,
     "webhooks_api.test_webhook": Scope.MANAGE,
+    "keys_api.create_key": Scope.MANAGE,
+    "keys_api.list_keys": Scope.MANAGE,
+    "keys_api.revoke_key": Scope.MANAGE,
     "dashboard.companies_page": Scope.READ,
     "dashboard.company_page": Scope.READ,
+    "dashboard.report_page": Scope.READ,
     "dashboard.log_out": Scope.READ,
 }
 

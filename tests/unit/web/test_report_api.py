@@ -92,7 +92,7 @@ def test_everything_is_in_it(client: FlaskClient, full: FakeServices) -> None:
             "attempted": 3,
             "succeeded": 2,
             "failed": 1,
-            "success_rate": 0.6667,
+            "success_rate": 0.6666,
             "p50_seconds": 0.812,
             "p95_seconds": 2.5,
         },
@@ -128,6 +128,18 @@ def test_everything_is_in_it(client: FlaskClient, full: FakeServices) -> None:
         "engines": {"total": 1, "running": 1, "deaths": 0, "memory_mb": 43.2},
         "database": {"reachable": True, "detail": None},
     }
+
+
+def test_only_all_of_it_is_told_as_all_of_it(client: FlaskClient, full: FakeServices) -> None:
+    history = full.reports.answer.history
+    assert history is not None
+    full.reports.answer = replace(
+        full.reports.answer,
+        history=replace(history, succeeded=999_999, failed=1, average_percent=99.99999),
+    )
+    body = client.get(URL).get_json()
+    assert body["restores"]["success_rate"] == 0.9999
+    assert body["uptime"]["average_percent"] == 99.999
 
 
 def test_without_the_database_it_is_an_answer_all_the_same(
