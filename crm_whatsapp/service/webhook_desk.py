@@ -39,7 +39,7 @@ class TooManyWebhooks(WrongState):
     code = "too-many-webhooks"
 
 
-class TestNotTaken(WrongState):
+class WebhookTestFailed(WrongState):
     """The target did not take the test."""
 
     code = "test-not-taken"
@@ -202,7 +202,7 @@ class WebhookDesk:
 
         Raises:
             WebhookUnknown.
-            TestNotTaken: details status_code and took_ms.
+            WebhookTestFailed: details status_code and took_ms.
             ServiceBusy: too many tests are under way; otherwise as create.
         """
         webhook = self._registry.get(webhook_id)
@@ -213,7 +213,7 @@ class WebhookDesk:
         finally:
             self._tests.release()
         if answer.error is not None:
-            raise TestNotTaken(
+            raise WebhookTestFailed(
                 f"The target did not take the test: {answer.error}.",
                 status_code=answer.status_code,
                 took_ms=round(answer.took_seconds * 1000),
