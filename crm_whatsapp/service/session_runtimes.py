@@ -4,26 +4,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, replace
-from datetime import datetime
 
 import structlog
 
 from crm_whatsapp.domain import events
-from crm_whatsapp.domain.connection import (
-    ClientPhase,
-    Connection,
-    DesiredState,
-    Reason,
-)
-from crm_whatsapp.domain.decisions import (
-    Decision,
-    Effect,
-    ForgetCompany,
-    PolicyLimits,
-    StartClient,
-    StartPairing,
-)
+from crm_whatsapp.domain.connection import ClientPhase, Connection
 from crm_whatsapp.domain.errors import (
     CrmWhatsappError,
     ServiceBusy,
@@ -31,43 +16,18 @@ from crm_whatsapp.domain.errors import (
     StorageError,
 )
 from crm_whatsapp.domain.inbound import InboundEvent
-from crm_whatsapp.domain.ports import Clock, ProxyVault, SessionFolders, StateJournal
 from crm_whatsapp.domain.rules.timer_rules import is_due
-from crm_whatsapp.domain.session_policy import decide, is_recorded_change
-from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.company_runtime import CompanyRuntime
-from crm_whatsapp.service.effect_runner import EffectRunner, Work
-from crm_whatsapp.service.inbox import Inbox
-from crm_whatsapp.service.lease_keeper import LeaseKeeper
+from crm_whatsapp.service.effect_runner import Work
+from crm_whatsapp.service.event_handler import EventHandler, RuntimeParts, Surroundings
 from crm_whatsapp.service.mailroom import Mailroom
-from crm_whatsapp.service.notice_board import NoticeBoard
-from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.row_keeper import Access, RowKeeper
-from crm_whatsapp.service.scan_code_notices import scan_code_notice
-from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
-from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
+
+__all__ = ["RuntimeParts", "SessionRuntimes"]
 
 log = structlog.get_logger(__name__)
 
 _ANSWER_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeParts:
-    """What the manager is wired from."""
-
-    journal: StateJournal
-    recorder: Recorder
-    effects: EffectRunner
-    folders: SessionFolders
-    leases: LeaseKeeper
-    clock: Clock
-    proxies: ProxyVault
-    limits: PolicyLimits
-    catalogue: SnapshotCatalogue
-    snapshots: SnapshotKeeper | None
-    inbox: Inbox
-    notices: NoticeBoard
 
 
 class SessionRuntimes:
@@ -85,6 +45,15 @@ class SessionRuntimes:
         self._forgotten: dict[str, Connection] = {}
         self._stopping = False
         self._polls_may_start = False
+        self._handler = EventHandler(
+            parts,
+            Surroundings(
+                is_stopping=lambda: self._stopping,
+                find=self.find,
+                then=self.then,
+                retire=self._retire,
+            ),
+        )
         parts.effects.bind(self.post, self._post_work)
         self.rows = RowKeeper(
             Access(
@@ -93,7 +62,7 @@ class SessionRuntimes:
                 clock=parts.clock,
                 notices=parts.notices,
                 in_mailbox=self._in_mailbox,
-                handle=self._handle,
+                handle=self._handler.handle,
                 has_credentials=self.has_credentials,
                 is_known=lambda company_id: company_id in self._runtimes,
                 forgotten_at=self._forgotten_at,
@@ -169,7 +138,7 @@ class SessionRuntimes:
     def post(self, company_id: str, event: events.Event) -> None:
         """Have the event handled in the company's mailbox; returns at once."""
         if not isinstance(event, events.EngineEvent) or company_id in self._runtimes:
-            self._in_mailbox(company_id, lambda runtime: self._handle(runtime, event))
+            self._in_mailbox(company_id, lambda runtime: self._handler.handle(runtime, event))
 
     def then(self, company_id: str, work: Callable[[Connection], None]) -> None:
         """Have the connection passed on once everything posted so far is handled."""
@@ -241,7 +210,7 @@ class SessionRuntimes:
                 return
             try:
                 check(runtime.connection)
-                self._handle(runtime, event())
+                self._handler.handle(runtime, event())
             except CrmWhatsappError as error:
                 answer.set_exception(error)
             except BaseException as error:
@@ -273,126 +242,14 @@ class SessionRuntimes:
 
         self._in_mailbox(company_id, when_current)
 
-    # --- inside the mailbox -------------------------------------------------------------------
-
-    def _handle(self, runtime: CompanyRuntime, event: events.Event) -> None:
-        if isinstance(event, events.PollArrived):
-            runtime.poll_posted = False
-        before = runtime.connection
-        now = self._parts.clock.now()
-        decision = self._decide(before, event, now)
-        after = decision.connection
-        forgets = any(isinstance(effect, ForgetCompany) for effect in decision.effects)
-        if forgets and not self._remove_files(runtime, decision.effects):
-            # Nothing is forgotten while its files are there: a poll would bring the session back.
-            decision = Decision(connection=after)
-            forgets = False
-        if after != before:
-            if is_recorded_change(before, after):
-                self._parts.recorder.record(before, after, type(event).__name__, now)
-                _log_change(before, after, event)
-            code = runtime.keep_scan_code(after, event)
-            runtime.set_connection(after)
-            if code is not None:
-                self._parts.notices.post(scan_code_notice(runtime.company_id, code, now))
-        if forgets:
-            self._forget(runtime)
-            return
-        for effect in decision.effects:
-            self._parts.effects.run(runtime.connection, effect)
-        came_up = after.is_connected and not before.is_connected
-        if came_up and self._parts.snapshots is not None:
-            # Only now: a snapshot must not be known before creds.json tells its epoch.
-            self._parts.snapshots.request(after.company_id)
-        if after.client is ClientPhase.NONE and before.client is not ClientPhase.NONE:
-            self._after_client(after)
-
-    def _decide(self, before: Connection, event: events.Event, now: datetime) -> Decision:
-        """Ask the policy; while the service stops, nothing is started any more."""
-        decision = decide(before, event, now, self._parts.limits)
-        if not (self._stopping and decision.starts_client):
-            return decision
-        stopped = decide(decision.connection, events.ServiceStopping(), now, self._parts.limits)
-        effects = tuple(
-            effect
-            for effect in decision.effects
-            if not isinstance(effect, StartClient | StartPairing)
-        )
-        return Decision(
-            connection=replace(stopped.connection, client=ClientPhase.NONE), effects=effects
-        )
-
-    def _remove_files(self, runtime: CompanyRuntime, effects: tuple[Effect, ...]) -> bool:
-        """Remove the files of a company before it is forgotten; False when the disk refuses.
-
-        Before the record, so that a crash in between finds the deletion still under way.
-        """
-        return all(
-            self._parts.effects.run(runtime.connection, effect)
-            for effect in effects
-            if not isinstance(effect, ForgetCompany)
-        )
-
-    def _after_client(self, connection: Connection) -> None:
-        """Give up the lease of a session that is not to run here any more."""
-        if connection.desired_state is not DesiredState.STOP:
-            return
-        company_id, snapshots = connection.company_id, self._parts.snapshots
-        if snapshots is not None and connection.reason is Reason.STOPPED:
-            snapshots.finish(
-                company_id,
-                lambda: self.then(company_id, self._give_up_if_stopped),
-                at_rest=lambda: self._is_at_rest(company_id),
-            )
-        else:
-            self._parts.leases.give_up(company_id)
-
-    def _is_at_rest(self, company_id: str) -> bool:
-        connection = self.find(company_id)
-        return connection is None or connection.client is ClientPhase.NONE
-
-    def _give_up_if_stopped(self, connection: Connection) -> None:
-        at_rest = connection.client is ClientPhase.NONE
-        if at_rest and connection.desired_state is DesiredState.STOP:
-            self._parts.leases.give_up(connection.company_id)
-
-    def _forget(self, runtime: CompanyRuntime) -> None:
-        connection = runtime.connection
-        company_id = runtime.company_id
-        try:
-            self._parts.proxies.remove(company_id)
-        except StorageError as error:
-            log.error("the proxy was not removed", company_id=company_id, detail=error.message)
-        if self._parts.snapshots is not None:
-            self._parts.snapshots.retire(company_id, for_good=True)
-        self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
+    def _retire(self, runtime: CompanyRuntime) -> None:
+        """Forget a company: what is still in its mailbox is meant for its next life."""
         with self._lock:
-            self._forgotten[company_id] = connection
-            self._runtimes.pop(company_id, None)
+            self._forgotten[runtime.company_id] = runtime.connection
+            self._runtimes.pop(runtime.company_id, None)
             runtime.retired = True
-        self._parts.inbox.forget(company_id)
-        self._parts.leases.give_up(company_id)
 
     def _forgotten_at(self, company_id: str) -> int:
         """Return the version at which the company was last forgotten, -1 when it never was."""
         forgotten = self._forgotten.get(company_id)
         return forgotten.version if forgotten else -1
-
-
-def _log_change(before: Connection, after: Connection, event: events.Event) -> None:
-    if before.status is after.status and before.reason is after.reason:
-        return
-    if before.is_connected and not after.is_connected and after.desired_state is DesiredState.RUN:
-        log.warning(
-            f"Session {after.company_id} appears disconnected, updating status",
-            company_id=after.company_id,
-        )
-    log.info(
-        "session status changed",
-        company_id=after.company_id,
-        status=after.status.value,
-        reason=after.reason.value,
-        before=before.status.value,
-        event_type=type(event).__name__,
-        generation=after.generation,
-    )
