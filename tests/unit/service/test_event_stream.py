@@ -486,6 +486,7 @@ def test_the_session_manager_tells_of_codes_and_of_rows_it_takes_over() -> None:
         pod.await_status(Status.AWAITING_SCAN)
         pod.manager.rows.adopt(online(OTHER))
         pod.manager.rows.adopt(online(OTHER, version=2))  # nothing that shows is different
+        pod.settle(COMPANY)
         pod.settle(OTHER)
         heard = hear(subscription)
     finally:
