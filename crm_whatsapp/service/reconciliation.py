@@ -315,7 +315,7 @@ class Reconciliation:
         if not connection.is_connected or connection.client is not ClientPhase.LIVE:
             return False
         try:
-            return self._folders.inspect(connection.company_id, deep=False).credentials is None
+            return not self._folders.has_credentials_file(connection.company_id)
         except StorageError as error:
             log.error(
                 "the session folder cannot be read",

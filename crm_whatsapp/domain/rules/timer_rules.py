@@ -1,5 +1,6 @@
 """Rules for what becomes due."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from crm_whatsapp.domain import events as ev
@@ -20,6 +21,7 @@ from crm_whatsapp.domain.decisions import (
     stop_client,
 )
 from crm_whatsapp.domain.rules.refusal_rules import unreachable
+from crm_whatsapp.domain.rules.restore_rules import on_loaded
 from crm_whatsapp.domain.rules.unlink_rules import finish_unlink
 
 
@@ -49,7 +51,7 @@ def on_timer(
         return start_restore(connection, now, limits)
     deadline = connection.status_deadline_at
     if deadline is not None and deadline <= now:
-        return _deadline_passed(connection, now, limits)
+        return _deadline_passed(connection, event, now, limits)
     return Decision(connection=_between_codes(connection))
 
 
@@ -62,7 +64,9 @@ def _between_codes(connection: Connection) -> Connection:
     )
 
 
-def _deadline_passed(connection: Connection, now: datetime, limits: PolicyLimits) -> Decision:
+def _deadline_passed(
+    connection: Connection, event: ev.TimerDue, now: datetime, limits: PolicyLimits
+) -> Decision:
     if connection.intent in (Intent.LOGOUT, Intent.DELETE):
         if connection.client is ClientPhase.NONE:
             return finish_unlink(connection, now)
@@ -86,5 +90,7 @@ def _deadline_passed(connection: Connection, now: datetime, limits: PolicyLimits
             return Decision(connection=slow)
         case ClientPhase.STARTING | ClientPhase.LIVE:
             return stop_client(unreachable(connection, now, limits))
-        case _:
-            return Decision(connection=become(connection, Reason.CREDENTIALS_MISSING))
+        case _:  # a record of an earlier process, or of another one, that nobody has judged yet
+            undated = replace(connection, status_deadline_at=None)
+            loaded = ev.RecordLoaded(has_credentials=event.has_credentials)
+            return on_loaded(undated, loaded, now, limits)

@@ -17,6 +17,7 @@ from crm_whatsapp.domain.connection import (
     UserAction,
 )
 from crm_whatsapp.domain.decisions import Decision, PolicyLimits, backoff_seconds
+from crm_whatsapp.domain.rules.restore_rules import is_unfounded
 from crm_whatsapp.domain.session_policy import decide
 
 COMPANY = "3b1bee0c-cbee-4de1-88f1-d6e890f4c995"
@@ -531,3 +532,67 @@ def test_backoff_is_spread_by_company_and_repeatable() -> None:
     assert backoff_seconds("a", 3, base_seconds=1, cap_seconds=300) == backoff_seconds(
         "a", 3, base_seconds=1, cap_seconds=300
     )
+
+
+class TestRecordsOfOthers:
+    """What a journal or a row claims of a client that this process does not have."""
+
+    @pytest.mark.parametrize(
+        ("changes", "saved", "status", "reason"),
+        [
+            ({}, True, Status.DISCONNECTED, Reason.RESTORING),
+            ({}, False, Status.DISCONNECTED, Reason.CREDENTIALS_MISSING),
+            ({"desired_state": DesiredState.STOP}, True, Status.DISCONNECTED, Reason.STOPPED),
+            (
+                {"desired_state": DesiredState.STOP},
+                False,
+                Status.DISCONNECTED,
+                Reason.CREDENTIALS_MISSING,
+            ),
+            (
+                {"status": Status.AWAITING_SCAN, "reason": Reason.PAIRING},
+                False,
+                Status.DISCONNECTED,
+                Reason.PAIRING_EXPIRED,
+            ),
+            (
+                {"status": Status.AWAITING_SCAN, "reason": Reason.ONLINE},
+                True,
+                Status.DISCONNECTED,
+                Reason.PAIRING_EXPIRED,
+            ),
+            ({"status": Status.FAILED}, True, Status.FAILED, Reason.ONLINE),
+        ],
+    )
+    def test_a_claim_is_corrected_by_what_is_saved_also_when_its_deadline_comes_first(
+        self, changes: dict[str, object], saved: bool, status: Status, reason: Reason
+    ) -> None:
+        claim = replace(LIVE, client=ClientPhase.NONE, status_deadline_at=NOW - timedelta(hours=1))
+        claim = replace(claim, **changes)  # type: ignore[arg-type]
+        for event in (
+            events.RecordLoaded(has_credentials=saved),
+            events.TimerDue(has_credentials=saved),
+        ):
+            decision = run(claim, event)
+            assert (decision.connection.status, decision.connection.reason) == (status, reason)
+            assert decision.effects == ()
+        assert decision.connection.status_deadline_at is None, "it is not due again and again"
+
+    @pytest.mark.parametrize(
+        ("changes", "unfounded"),
+        [
+            ({}, True),
+            ({"client": ClientPhase.LIVE}, False),
+            ({"status": Status.CONNECTING, "retry_at": after(1)}, False),
+            ({"status": Status.CONNECTING, "retry_at": after(-1)}, True),
+            ({"status": Status.AWAITING_SCAN, "status_deadline_at": after(1)}, False),
+            ({"status": Status.AWAITING_SCAN, "status_deadline_at": after(-1)}, True),
+            ({"status": Status.BANNED}, False),
+            ({"intent": Intent.LOGOUT}, False),
+        ],
+    )
+    def test_a_claim_is_unfounded_without_a_client_or_a_time(
+        self, changes: dict[str, object], unfounded: bool
+    ) -> None:
+        claim = replace(replace(LIVE, client=ClientPhase.NONE), **changes)  # type: ignore[arg-type]
+        assert is_unfounded(claim, NOW) is unfounded

@@ -336,6 +336,10 @@ class FakeFolders(SessionFolders):
         self._check("has_credentials", company_id)
         return company_id in self.saved
 
+    def has_credentials_file(self, company_id: str) -> bool:
+        self._check("has_credentials_file", company_id)
+        return company_id in self.saved
+
     def inspect(self, company_id: str, *, deep: bool = True) -> FolderReport:
         self._check("inspect", company_id)
         credentials = self.saved.get(company_id)
