@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crm_whatsapp.bootstrap import (
+    create_key,
     export_session,
     import_baileys,
     import_session,
+    list_keys,
     migrate_database,
     migration_text,
     new_key,
+    revoke_key,
     rotate_keys,
     send_test_alert,
 )
@@ -47,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "rotate-keys", help="wrap every snapshot's data key by the first configured key"
     )
+    _add_key_commands(commands.add_parser("keys", help="make, list and revoke API keys"))
     commands.add_parser("test-alert", help="send a test through each channel of ALERT_URLS")
     export = commands.add_parser("export", help="write one session to an encrypted file")
     load = commands.add_parser("import", help="take one session from such a file, without a scan")
@@ -75,6 +79,19 @@ def _parser() -> argparse.ArgumentParser:
             help="set a session that the company has already aside",
         )
     return parser
+
+
+def _add_key_commands(keys: argparse.ArgumentParser) -> None:
+    commands = keys.add_subparsers(dest="keys_command", required=True, metavar="command")
+    create = commands.add_parser("create", help="make a key and print it, this once")
+    create.add_argument("--name", required=True, help="for people: who uses it, and where")
+    create.add_argument("--scopes", required=True, help="read, send, manage; separated by commas")
+    listing = commands.add_parser("list", help="show the keys, without what is secret")
+    for parser in (create, listing):
+        parser.add_argument("--company", help="the company's id, a UUID; absent: all companies")
+    create.add_argument("--expires-in-days", type=float, help="absent: valid until revoked")
+    revoke = commands.add_parser("revoke", help="end a key for good")
+    revoke.add_argument("key_id", help="the id, as list shows it")
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -140,6 +157,44 @@ def _rotate_keys(options: argparse.Namespace) -> int:
     for line in done.failed:
         _say(f"not rewrapped: {line}", error=True)
     return 1 if done.failed else 0
+
+
+def _keys(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    if options.keys_command == "create":
+        key, text, strangers = create_key(
+            settings,
+            name=options.name,
+            company=options.company,
+            scopes=options.scopes,
+            days=options.expires_in_days,
+        )
+        _say(text)
+        reach = f"company {key.company_id}" if key.company_id else "every company"
+        until = f"until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else "until revoked"
+        _say(f"{key.id}: {', '.join(sorted(key.scopes))} for {reach}, {until}.", error=True)
+        _say("It is shown this once. The service takes it from now on.", error=True)
+        if strangers:
+            _say(
+                f"{strangers} keys were made with another pepper: use the SESSIONS_DIR or the "
+                "API_KEY_PEPPER of the service, or it will not take this key.",
+                error=True,
+            )
+        return 0
+    if options.keys_command == "revoke":
+        revoked = revoke_key(settings, options.key_id)
+        _say(f"{revoked.id} ({revoked.name}) is revoked.")
+        _say(f"A running service follows within {settings.sync_interval_seconds:g} s.")
+        return 0
+    for key in list_keys(settings, options.company):
+        end = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
+        if not key.revoked_at and key.expires_at:
+            end = f"until {key.expires_at:%Y-%m-%d}"
+        used = f"used {key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
+        scopes = ",".join(sorted(key.scopes))
+        reach = key.company_id or "service"
+        _say("\t".join((key.id, reach, scopes, end, used, f"by {key.created_by}", key.name)))
+    return 0
 
 
 def _test_alert(options: argparse.Namespace) -> int:
@@ -212,6 +267,7 @@ def _say(text: str, *, error: bool = False) -> None:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "migrate": _migrate,
+    "keys": _keys,
     "new-key": _new_key,
     "rotate-keys": _rotate_keys,
     "test-alert": _test_alert,

@@ -233,6 +233,14 @@ class Settings(BaseSettings):
         description="The service key, 16 characters or more. Unset: one is made, kept in "
         "SESSIONS_DIR/api-key.",
     )
+    api_key_pepper: SecretStr | None = Field(
+        default=None,
+        description="Seals API keys; 32 characters or more, the same in every pod. Unset: one is "
+        "made, kept in SESSIONS_DIR/api-key-pepper. Several: the first seals, all are good.",
+    )
+    api_key_miss_seconds: Seconds = Field(
+        default=10.0, description="An unknown key asks the database at most this often."
+    )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 inside a container."
     )

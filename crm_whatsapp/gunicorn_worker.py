@@ -24,7 +24,12 @@ from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
-from crm_whatsapp.web.auth import ApiKeyAuthenticator, hash_api_key
+from crm_whatsapp.web.auth import (
+    ApiKeyAuthenticator,
+    CompositeAuthenticator,
+    KeyRingAuthenticator,
+    hash_api_key,
+)
 from crm_whatsapp.web.errors import NotReady
 
 log = structlog.get_logger(__name__)
@@ -50,7 +55,7 @@ def wsgi_app() -> Flask:
     settings = settings_or_refusal()
     key, _, _ = service_key(settings)
     service = RunningService(settings)
-    authenticator = ApiKeyAuthenticator([hash_api_key(key)])
+    configured_key = ApiKeyAuthenticator([hash_api_key(key)])
 
     def provider() -> WebServices | None:
         parts = service.parts
@@ -65,7 +70,10 @@ def wsgi_app() -> Flask:
             readiness=parts.readiness,
             events=parts.events,
             reports=parts.reports,
-            authenticator=authenticator,
+            authenticator=CompositeAuthenticator(
+                (configured_key, KeyRingAuthenticator(parts.access.ring))
+            ),
+            keys=parts.access.desk,
             webhooks=parts.webhooks.desk,
             metrics=parts.metrics,
         )

@@ -1,5 +1,6 @@
 """The only place that sees every layer: builds the service, starts it and stops it."""
 
+from crm_whatsapp.bootstrap.access_wiring import create_key, list_keys, revoke_key
 from crm_whatsapp.bootstrap.alert_wiring import send_test_alert
 from crm_whatsapp.bootstrap.event_wiring import stream_terms
 from crm_whatsapp.bootstrap.operator_tasks import (
@@ -21,12 +22,15 @@ __all__ = [
     "RunningService",
     "WorkerLock",
     "build",
+    "create_key",
     "export_session",
     "import_baileys",
     "import_session",
+    "list_keys",
     "migrate_database",
     "migration_text",
     "new_key",
+    "revoke_key",
     "rotate_keys",
     "send_test_alert",
     "stop_parts",

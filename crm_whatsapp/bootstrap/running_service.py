@@ -114,6 +114,7 @@ class RunningService:
             parts.fleet.shutdown(1.0)
             parts.journal.close()
             raise
+        parts.access.start()
         parts.events.begin(parts.manager.connections())
         _retire_again(parts)
         parts.leases.start()

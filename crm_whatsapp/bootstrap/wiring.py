@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from crm_whatsapp.bootstrap import metrics_wiring
+from crm_whatsapp.bootstrap.access_wiring import AccessParts, build_access
 from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.event_wiring import build_events
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
@@ -75,6 +76,7 @@ class Parts:
     reports: StatusReport
     backups: SessionBackups
     webhooks: WebhookParts
+    access: AccessParts
 
 
 def build(settings: Settings) -> Parts:
@@ -231,6 +233,7 @@ def build(settings: Settings) -> Parts:
             manager=manager, folders=folders, store=snapshots.store, keeper=snapshots.keeper
         ),
         webhooks=webhooks,
+        access=build_access(settings, client, clock),
     )
     keepalive = Keepalive(
         manager=manager,
@@ -242,6 +245,7 @@ def build(settings: Settings) -> Parts:
         jobs.add(job)
     _connect_listeners(parts)
     webhooks.observe(parts)
+    parts.access.observe(parts)
     metrics_wiring.observe(parts)
     parts.alerts.observe(parts, effects)
     return parts

@@ -16,6 +16,7 @@ from crm_whatsapp.web.documentation import documentation
 from crm_whatsapp.web.error_handlers import register_error_handlers
 from crm_whatsapp.web.events_api import events_api
 from crm_whatsapp.web.http_meter import measure
+from crm_whatsapp.web.keys_api import keys_api
 from crm_whatsapp.web.messages_api import messages_api
 from crm_whatsapp.web.metrics_api import metrics_api
 from crm_whatsapp.web.operations_api import operations_api
@@ -103,6 +104,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
         report_api,
         metrics_api,
         webhooks_api,
+        keys_api,
     ):
         app.register_api(api)
     app.register_blueprint(documentation)

@@ -7,21 +7,32 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+from crm_whatsapp.domain.api_keys import ApiKey, Scope
 from crm_whatsapp.web.errors import Forbidden
+
+__all__ = [
+    "METRICS_READER",
+    "Access",
+    "ApiKeyAuthenticator",
+    "Authenticator",
+    "CompanyKeeping",
+    "CompositeAuthenticator",
+    "KeyRingAuthenticator",
+    "PresentedCredentials",
+    "Principal",
+    "Scope",
+    "declared_access",
+    "hash_api_key",
+    "public",
+    "requires",
+]
 
 _ACCESS = "crm_whatsapp_access"
 _View = TypeVar("_View", bound=Callable[..., Any])
-
-
-class Scope(StrEnum):
-    """What a caller may do."""
-
-    READ = "read"  # status, lists, logs
-    SEND = "send"  # messages
-    MANAGE = "manage"  # connect, disconnect, QR and pairing codes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +41,16 @@ class Principal:
 
     id: stable and not secret; finds the same caller again as long as the credential is valid.
     company_id: the only company within reach; None reaches all of them (a service key).
+    expires_at: when the credential ends by itself; None when it does not.
+    makes_keys: may list, make and revoke API keys, given the scope manage. Not said of credentials
+        that a browser holds: a key outlives them.
     """
 
     id: str
     scopes: frozenset[Scope]
     company_id: str | None = None
+    expires_at: datetime | None = None
+    makes_keys: bool = False
 
     @property
     def is_service(self) -> bool:
@@ -83,13 +99,14 @@ def hash_api_key(key: str) -> str:
 
 
 class ApiKeyAuthenticator:
-    """Service keys, known by their hashes. Several may be valid while one is being replaced."""
+    """Service keys of the configuration, known by their hashes; valid without a database."""
 
     def __init__(self, key_hashes: Iterable[str]) -> None:
         self._principals = {
             key_hash.lower(): Principal(
                 id=hashlib.sha256(f"principal:{key_hash.lower()}".encode()).hexdigest()[:32],
                 scopes=frozenset(Scope),
+                makes_keys=True,
             )
             for key_hash in key_hashes
         }
@@ -110,6 +127,73 @@ class ApiKeyAuthenticator:
         return next((p for p in self._principals.values() if p.id == principal_id), None)
 
 
+class KeyRing(Protocol):
+    """The keys that the API and the command line make."""
+
+    def authenticate(self, text: str) -> ApiKey | None:
+        """Return the valid key with this text; raises KeysUnknown while none could be read."""
+
+    def find(self, key_id: str) -> ApiKey | None:
+        """Return the key if it is valid."""
+
+
+class KeyRingAuthenticator:
+    """Service and company keys of the key ring."""
+
+    _PREFIX = "key:"
+
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+
+    def authenticate(self, presented: PresentedCredentials) -> Principal | None:
+        key = self._ring.authenticate(presented.api_key) if presented.api_key else None
+        return self._principal(key)
+
+    def find_principal(self, principal_id: str) -> Principal | None:
+        if not principal_id.startswith(self._PREFIX):
+            return None
+        return self._principal(self._ring.find(principal_id.removeprefix(self._PREFIX)))
+
+    def _principal(self, key: ApiKey | None) -> Principal | None:
+        if key is None:
+            return None
+        return Principal(
+            id=self._PREFIX + key.id,
+            scopes=key.scopes,
+            company_id=key.company_id,
+            expires_at=key.expires_at,
+            makes_keys=True,
+        )
+
+
+class CompositeAuthenticator:
+    """Asks one after another; the first that recognises the credential answers."""
+
+    def __init__(self, authenticators: Iterable[Authenticator]) -> None:
+        self._authenticators = tuple(authenticators)
+
+    def authenticate(self, presented: PresentedCredentials) -> Principal | None:
+        for authenticator in self._authenticators:
+            if (principal := authenticator.authenticate(presented)) is not None:
+                return principal
+        return None
+
+    def find_principal(self, principal_id: str) -> Principal | None:
+        for authenticator in self._authenticators:
+            if (principal := authenticator.find_principal(principal_id)) is not None:
+                return principal
+        return None
+
+
+class CompanyKeeping(StrEnum):
+    """How a route without a company_id in its models keeps companies apart."""
+
+    SHOWS_OWN = "shows-own"  # a collection: a company key is shown its own rows
+    BY_RESOURCE = "by-resource"  # the view looks whose thing the path names
+    SERVICE_ONLY = "service-only"  # the view asks for a service key
+    NOT_OF_COMPANIES = "not-of-companies"  # says and does nothing about any company
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """What a route asks of its caller.
@@ -117,11 +201,14 @@ class Access:
     scope: None is open to everybody.
     is_page: a page for people: without a login they are sent to the login page.
     takes_metrics_token: METRICS_TOKEN as a bearer token opens it too.
+    keeping: how companies are kept apart; None leaves it to the company_id in the models, which
+        StrictBlueprint checks.
     """
 
     scope: Scope | None
     is_page: bool = False
     takes_metrics_token: bool = False
+    keeping: CompanyKeeping | None = None
 
 
 def public(view: _View) -> _View:
@@ -130,10 +217,16 @@ def public(view: _View) -> _View:
 
 
 def requires(
-    scope: Scope, *, is_page: bool = False, takes_metrics_token: bool = False
+    scope: Scope,
+    *,
+    is_page: bool = False,
+    takes_metrics_token: bool = False,
+    keeping: CompanyKeeping | None = None,
 ) -> Callable[[_View], _View]:
-    """Declare the scope that a route needs."""
-    access = Access(scope=scope, is_page=is_page, takes_metrics_token=takes_metrics_token)
+    """Declare the scope that a route needs, and how it keeps companies apart."""
+    access = Access(
+        scope=scope, is_page=is_page, takes_metrics_token=takes_metrics_token, keeping=keeping
+    )
     return lambda view: _declare(view, access)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from crm_whatsapp.domain.api_keys import ApiKey, Scope
 from crm_whatsapp.domain.connection import Connection, PairingMethod
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
@@ -257,6 +258,27 @@ class Webhooks(Protocol):
         """Send a test now; raises WrongState when it is not taken, ServiceBusy."""
 
 
+class Keys(Protocol):
+    """Keys to call with. Asks the database: StoreUnavailable, StoreRejected, ServiceBusy."""
+
+    def create(
+        self,
+        *,
+        name: str,
+        company_id: str | None,
+        scopes: frozenset[Scope],
+        expires_at: datetime | None,
+        created_by: str,
+    ) -> tuple[ApiKey, str]:
+        """Make a key; return it with its text. Raises InvalidInput, WrongState."""
+
+    def listing(self, company_id: str | None) -> Sequence[ApiKey]:
+        """Return the keys of a company, of everybody when None, the newest first."""
+
+    def revoke(self, key_id: str, *, by: str, company_id: str | None) -> ApiKey:
+        """End a key, of this company when one is given; raises KeyUnknown."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebServices:
     """The running services of this process."""
@@ -270,6 +292,7 @@ class WebServices:
     authenticator: Authenticator
     webhooks: Webhooks
     metrics: Metrics
+    keys: Keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ TABLES = (
     "whatsapp_webhooks",
     "whatsapp_webhook_lanes",
     "whatsapp_webhook_deliveries",
+    "whatsapp_api_keys",
 )
 
 

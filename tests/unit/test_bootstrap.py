@@ -53,6 +53,7 @@ def parts_of(pod: Pod) -> Parts:
         "reports": None,
         "backups": None,
         "webhooks": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: True),
+        "access": SimpleNamespace(start=lambda: None),
     }
     return Parts(**values)
 

@@ -21,13 +21,24 @@ from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.reports import EngineSummary, Report, SnapshotCover
 from crm_whatsapp.domain.snapshots import SnapshotMeta
 from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.service.api_key_desk import ApiKeyDesk
+from crm_whatsapp.service.api_key_misses import KeyMisses, MissTerms
+from crm_whatsapp.service.api_key_seal import KeySeal
+from crm_whatsapp.service.api_keys import ApiKeyRing
 from crm_whatsapp.service.company_runtime import ScanCode as ScannedCode
 from crm_whatsapp.service.event_stream import EventStream, StreamLimits
 from crm_whatsapp.service.scan_code_notices import scan_code_notice
 from crm_whatsapp.service.session_backups import Verdict
 from crm_whatsapp.service.status_notices import status_notice
 from crm_whatsapp.service.steady_clock import SteadyClock
-from crm_whatsapp.web.auth import ApiKeyAuthenticator, Principal, Scope, hash_api_key
+from crm_whatsapp.web.auth import (
+    ApiKeyAuthenticator,
+    CompositeAuthenticator,
+    KeyRingAuthenticator,
+    Principal,
+    Scope,
+    hash_api_key,
+)
 from crm_whatsapp.web.services import (
     ActiveSession,
     Messaging,
@@ -39,6 +50,7 @@ from crm_whatsapp.web.services import (
     Sessions,
     WebServices,
 )
+from tests.contract.api_key_fakes import FakeApiKeyStore
 from tests.unit.service.webhook_world import WebhookWorld
 
 SERVICE_KEY = "service-key-for-tests-0123456789"
@@ -327,7 +339,10 @@ class FakeAuthenticator(ApiKeyAuthenticator):
         scopes: frozenset[Scope] = frozenset(Scope),
     ) -> None:
         self._principals[hash_api_key(key)] = Principal(
-            id=f"fake-{len(self._principals)}", scopes=scopes, company_id=company_id
+            id=f"fake-{len(self._principals)}",
+            scopes=scopes,
+            company_id=company_id,
+            makes_keys=True,
         )
 
     def remove_key(self, key: str) -> None:
@@ -374,6 +389,58 @@ class FakeReports:
         return self.answer
 
 
+class KeptInMemory:
+    """The file of the keys last known."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+        self.failure: Exception | None = None
+
+    def find(self) -> str | None:
+        return self.text
+
+    def keep(self, text: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.text = text
+
+
+class FakeKeys:
+    """The real key ring on a fake database."""
+
+    def __init__(self) -> None:
+        clock = SteadyClock()
+        terms = MissTerms(longest_seconds=300.0, first_seconds=10.0)
+        seal = KeySeal(["a pepper of the tests, long enough 0123456789"])
+        self.store = FakeApiKeyStore()
+        self.ring = ApiKeyRing(
+            store=self.store,
+            seal=seal,
+            kept=KeptInMemory(),
+            clock=clock,
+            misses=KeyMisses(clock, terms),
+        )
+        self.ring.sync()
+        self.desk = ApiKeyDesk(self.ring, seal, clock)
+
+    def make(
+        self,
+        *,
+        company_id: str | None = None,
+        scopes: frozenset[Scope] = frozenset(Scope),
+        expires_at: datetime | None = None,
+    ) -> tuple[str, str]:
+        """Make a key; return its id and its text."""
+        key, text = self.desk.create(
+            name="for a test",
+            company_id=company_id,
+            scopes=scopes,
+            expires_at=expires_at,
+            created_by="tests",
+        )
+        return key.id, text
+
+
 class FakeServices:
     """Everything an app is given; `started = False` is a process that is not up yet."""
 
@@ -387,6 +454,7 @@ class FakeServices:
         self.reports = FakeReports()
         self.authenticator = FakeAuthenticator()
         self.webhooks = WebhookWorld()
+        self.keys = FakeKeys()
         self.started = True
 
     def go_away(self) -> None:
@@ -411,7 +479,10 @@ class FakeServices:
             events=self.events,
             metrics=self.metrics,
             reports=self.reports,
-            authenticator=self.authenticator,
+            authenticator=CompositeAuthenticator(
+                (self.authenticator, KeyRingAuthenticator(self.keys.ring))
+            ),
+            keys=self.keys.desk,
             webhooks=self.webhooks.desk,
         )
 

@@ -1,0 +1,100 @@
+"""Keys on the deployed service: made, used, revoked, over restarts and without the database."""
+
+import os
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import pytest
+from deployment import Deployment
+
+from service_process import API, REPOSITORY, wait_for
+
+pytestmark = pytest.mark.e2e
+
+ACME = str(uuid.uuid4())
+BOLT = str(uuid.uuid4())
+
+
+def command(deployment: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an operator's command with the settings of the service."""
+    return subprocess.run(
+        [sys.executable, "-m", "crm_whatsapp", "keys", *arguments],
+        env={"PATH": os.environ.get("PATH", ""), **deployment.environment()},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def make_key(deployment: Deployment, **body: Any) -> dict[str, Any]:
+    """Make a key by the API; return the answer's body."""
+    answer = deployment.service.post("keys", **{"name": "a test", "scopes": ["read"], **body})
+    assert answer.status == 201, answer.content
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def poll(deployment: Deployment, key: str, company_id: str = ACME) -> int:
+    """Poll the status with a key; return the HTTP status."""
+    path = f"{API}/status?company_id={company_id}"
+    return deployment.service.request("GET", path, key=key).status
+
+
+def test_a_key_made_by_the_api_opens_its_company_until_it_is_revoked(
+    deployment: Deployment,
+) -> None:
+    service = deployment.start()
+    made = make_key(deployment, company_id=ACME)
+
+    assert poll(deployment, made["key"]) == 200
+    assert poll(deployment, made["key"], BOLT) == 403
+    assert service.request("DELETE", f"{API}/keys/{made['id']}").status == 200
+    assert poll(deployment, made["key"]) == 401
+    assert made["key"] not in deployment.log()
+    row = deployment.rows("select * from public.whatsapp_api_keys where id = %s", made["id"])[0]
+    assert made["key"] not in str(row)
+    assert row["revoked_at"] is not None
+
+
+def test_a_key_made_by_the_command_line_is_taken_at_once(deployment: Deployment) -> None:
+    service = deployment.start()
+
+    made = command(deployment, "create", "--name", "crm", "--scopes", "read", "--company", ACME)
+
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    assert poll(deployment, key) == 200
+    listed = command(deployment, "list")
+    assert ACME in listed.stdout
+    assert key not in listed.stdout + made.stderr
+    key_id = listed.stdout.split("\t")[0]
+    assert command(deployment, "revoke", key_id).returncode == 0
+    assert service.request("GET", f"{API}/keys").json()["keys"][0]["revoked_at"] is not None
+    assert command(deployment, "revoke", "aaaaaaaaaaaa").returncode == 1
+
+
+def test_keys_stay_valid_over_a_restart_without_the_database(deployment: Deployment) -> None:
+    deployment.start()
+    made = make_key(deployment, company_id=ACME)
+    deployment.service.terminate()
+
+    deployment.start(SUPABASE_URL="http://127.0.0.1:9")
+
+    assert poll(deployment, made["key"]) == 200
+    assert poll(deployment, deployment.service.api_key) == 200
+    assert poll(deployment, made["key"][:-1] + "~") == 401
+
+
+def test_the_command_line_revokes_in_a_running_service_with_its_next_sync(
+    deployment: Deployment,
+) -> None:
+    deployment.start(SYNC_INTERVAL_SECONDS="1")
+    made = make_key(deployment)
+
+    assert command(deployment, "revoke", made["id"]).returncode == 0
+
+    assert wait_for(lambda: poll(deployment, made["key"]) == 401, 20.0)
