@@ -4,8 +4,8 @@ Source: gunicorn 27, glogging.py: `setup` runs at start and at each reload, in t
 inherit what it did.
 """
 
-from gunicorn.config import Config
-from gunicorn.glogging import Logger
+from gunicorn.config import Config  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from crm_whatsapp.config import Settings
 from crm_whatsapp.log_output import configure_logging

@@ -214,7 +214,7 @@ class TestGunicorn:
             check=False,
         )
         assert done.returncode != 0
-        said = [line for line in done.stderr.splitlines() if "[INFO]" not in line]
+        said = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
         assert len(said) == 1, done.stderr
         assert said[0].startswith("crm_whatsapp: ")
         return said[0].removeprefix("crm_whatsapp: ")

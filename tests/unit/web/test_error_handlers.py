@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from structlog.contextvars import get_contextvars
 
 from crm_whatsapp.domain import errors
 from crm_whatsapp.domain.connection import Status, UserAction
@@ -161,6 +162,8 @@ def test_unknown_exception_is_logged_and_not_shown(
 ) -> None:
     services.sessions.failure = RuntimeError("password=hunter2")
 
+    bound: list[dict[str, object]] = []
+    caplog.handler.addFilter(lambda record: bound.append(get_contextvars()) or True)
     with caplog.at_level(logging.ERROR):
         answer = client.get(f"{API}/status?company_id={company}")
 
@@ -172,7 +175,8 @@ def test_unknown_exception_is_logged_and_not_shown(
         }
     }
     record = next(r for r in caplog.records if r.name == "crm_whatsapp.web.error_handlers")
-    assert vars(record)["company_id"] == company
+    assert bound[caplog.records.index(record)]["company_id"] == company
+    assert get_contextvars() == {}  # not on the lines of the next request of this thread
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], RuntimeError)
 
