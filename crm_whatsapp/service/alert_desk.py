@@ -106,13 +106,15 @@ class AlertDesk:
 
     def _announce(self, change: AlertChange, now: datetime) -> None:
         alert = change.alert
-        note = log.warning if change.state is AlertState.OPEN else log.info
-        note(
-            f"alert {change.state.value}",
-            kind=alert.kind.value,
-            company_id=alert.company_id,
-            detail=summary(alert, change.state),
-        )
+        about = {
+            "kind": alert.kind.value,
+            "company_id": alert.company_id,
+            "detail": summary(alert, change.state),
+        }
+        if change.state is AlertState.OPEN:
+            log.warning("an alert opened", **about)
+        else:
+            log.info("an alert is over", **about)
         self._post(
             Notice(
                 id=str(uuid.uuid4()),

@@ -158,7 +158,11 @@ class StatusReport:
         self, running: Sequence[Connection], history: ReportHistory | None, now: datetime
     ) -> SnapshotCover:
         known = set(self._sources.catalogue.companies())
-        linked = [item.company_id for item in running if item.jid is not None]
+        linked = [
+            item.company_id
+            for item in running
+            if item.jid is not None and item.status is not Status.LOGGED_OUT
+        ]
         covered = [company_id for company_id in linked if company_id in known]
         return SnapshotCover(
             enabled=self._sources.keeper.is_on,

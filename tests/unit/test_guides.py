@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from crm_whatsapp.config import Settings
+from crm_whatsapp.domain.alerts import WORDING as ALERT_WORDING
+from crm_whatsapp.domain.alerts import AlertKind
 from crm_whatsapp.domain.connection import UserAction
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.status_words import WORDING
 from crm_whatsapp.service.session_backups import SnapshotsOff
 from crm_whatsapp.web import errors as web_errors
 from crm_whatsapp.web.app_factory import WebSettings, create_app
+from crm_whatsapp.web.report_api import ReportBody
 from crm_whatsapp.web.schemas import (
     ActiveSessionsBody,
     BackupBody,
@@ -68,6 +71,13 @@ def test_every_user_action_has_something_to_show() -> None:
     assert told == [action.value for action in UserAction]
 
 
+def test_every_kind_of_alert_is_explained() -> None:
+    operations = (REPOSITORY / "docs" / "operations.md").read_text()
+    told = [(row[0].strip("`"), row[1]) for row in table_rows(operations, "kind")]
+
+    assert told == [(kind.value, ALERT_WORDING[kind].severity.value) for kind in AlertKind]
+
+
 def test_every_error_code_that_is_told_exists() -> None:
     def below(kind: type[CrmWhatsappError]) -> set[str]:
         return {kind.code}.union(*map(below, kind.__subclasses__()))
@@ -99,7 +109,7 @@ METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 def test_the_examples_have_exactly_the_fields_of_the_answers() -> None:
     statuses = [item for item in json_blocks(API) if "is_connected" in item]
-    (active,) = (item for item in json_blocks(API) if "sessions" in item)
+    (active,) = (item for item in json_blocks(API) if "sessions" in item and "count" in item)
     (info,) = (item for item in json_blocks(API) if "persistence" in item)
 
     assert statuses
@@ -113,6 +123,8 @@ def test_the_examples_have_exactly_the_fields_of_the_answers() -> None:
     )
     (backup,) = (item for item in json_blocks(API) if "snapshot" in item)
     (cleaned,) = (item for item in json_blocks(API) if "removed" in item)
+    (report,) = (item for item in json_blocks(API) if "generated_at" in item)
+    assert report == ReportBody.model_validate(report).model_dump(mode="json")
     assert info == SessionInfoBody.model_validate(info).model_dump(mode="json")
     assert backup == BackupBody.model_validate(backup).model_dump(mode="json")
     assert cleaned == CleanedUpBody.model_validate(cleaned).model_dump(mode="json")
@@ -133,7 +145,7 @@ def test_links_and_paths_lead_somewhere(path: Path) -> None:
 def test_variables_that_a_guide_names_exist(path: Path) -> None:
     known = {name.upper() for name in Settings.model_fields}
     prefixes = ("SUPABASE_", "SESSION_", "SESSIONS_", "ENGINE_", "WHATSAPP_", "SEND_", "LEASE_")
-    prefixes += ("SNAPSHOT_", "S3_")
+    prefixes += ("SNAPSHOT_", "S3_", "ALERT_", "REPORT_")
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", path.read_text()))
 
     assert {name for name in named if name.startswith(prefixes)} - known <= {"WHATSAPP_URL"}

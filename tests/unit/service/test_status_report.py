@@ -254,6 +254,7 @@ def test_snapshots_are_counted_over_linked_sessions_that_should_run(world: World
     world.add("b", Reason.ONLINE)
     world.add("c", Reason.ONLINE)
     world.add("d", Reason.PAIRING, jid=None)
+    world.add("f", Reason.PHONE_UNLINKED)
     world.add("e", Reason.STOPPED, desired_state=DesiredState.STOP)
     world.snapshot("a", 1)
     world.snapshot("b", 5)
