@@ -156,6 +156,7 @@ def test_the_page_in_openmetrics_says_the_same(metrics: ServiceMetrics, page: st
     }
 
     assert content_type.startswith("application/openmetrics-text")
+    assert strict.isascii()
     assert names == {
         sample.name for family in text_string_to_metric_families(page) for sample in family.samples
     }

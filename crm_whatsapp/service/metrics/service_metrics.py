@@ -1,7 +1,10 @@
 """All figures of this process in one registry, and the page that a scraper gets."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from crm_whatsapp.domain.ports import Clock
 from crm_whatsapp.service.metrics.call_meters import DatabaseMeter, HttpMeter
@@ -49,4 +52,7 @@ class ServiceMetrics:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # the library compares versions that are none
             encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        if isinstance(encode, partial):
+            # Names here are legal in every scheme: nothing is to be escaped, letter by letter.
+            encode = partial(encode, escaping=ALLOWUTF8)
         return encode(self._registry), content_type

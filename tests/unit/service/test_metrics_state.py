@@ -378,8 +378,9 @@ def test_calls_to_the_database_are_told_by_outcome(parts: Parts) -> None:
     assert page[took] == 1
 
 
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0"])
 def test_a_scrape_with_300_sessions_takes_less_than_20_ms_of_the_processor(
-    parts: Parts, record_property: Callable[[str, object], None]
+    parts: Parts, record_property: Callable[[str, object], None], accept: str
 ) -> None:
     """Processor time, and the best of several: the machine may be busy with something else."""
     parts.observe(names_companies=True)
@@ -393,7 +394,7 @@ def test_a_scrape_with_300_sessions_takes_less_than_20_ms_of_the_processor(
             parts.metrics.note_request(f"/api/whatsapp/{number}", "GET", status, 0.002)
         parts.metrics.database.note(f"whatsapp_function_{number}", "ok", 0.004)
 
-    took = min(_processor_seconds(parts) for _ in range(10))
+    took = min(_processor_seconds(parts, accept) for _ in range(15))
 
     record_property("scrape_300_ms", round(took * 1000, 2))
     assert took < 0.020, f"{took * 1000:.1f} ms"
@@ -410,7 +411,7 @@ def job(**changes: Any) -> Any:
     return SimpleNamespace(**(values | changes))
 
 
-def _processor_seconds(parts: Parts) -> float:
+def _processor_seconds(parts: Parts, accept: str) -> float:
     begun = time.thread_time()
-    parts.metrics.render("")
+    parts.metrics.render(accept)
     return time.thread_time() - begun
