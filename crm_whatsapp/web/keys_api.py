@@ -125,7 +125,8 @@ keys_api = StrictBlueprint(
 def create_key(body: NewKeyRequest) -> Response:
     """Make a key that opens no more than the caller's own. It is shown in this answer alone."""
     principal = _key_maker()
-    company_id = body.company_id or principal.company_id
+    if body.company_id is None:
+        principal.require_service("Making a service key")
     scopes = frozenset(body.scopes)
     lacking = sorted(scopes - principal.scopes)
     if lacking:
@@ -135,7 +136,7 @@ def create_key(body: NewKeyRequest) -> Response:
         raise Forbidden("A key cannot outlive the key that makes it.")
     key, text = current_services().keys.create(
         name=body.name,
-        company_id=company_id,
+        company_id=body.company_id,
         scopes=scopes,
         expires_at=expires_at,
         created_by=principal.id,

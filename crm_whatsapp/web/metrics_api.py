@@ -3,7 +3,7 @@
 from flask import Response, request
 from flask_openapi3.models.tag import Tag
 
-from crm_whatsapp.web.auth import Scope, requires
+from crm_whatsapp.web.auth import CompanyKeeping, Scope, requires
 from crm_whatsapp.web.request_context import current_principal, current_services
 from crm_whatsapp.web.schemas import ErrorBody
 from crm_whatsapp.web.strict_blueprint import StrictBlueprint
@@ -30,7 +30,7 @@ metrics_api = StrictBlueprint(
         }
     },
 )
-@requires(Scope.READ, takes_metrics_token=True)
+@requires(Scope.READ, takes_metrics_token=True, keeping=CompanyKeeping.SERVICE_ONLY)
 def get_metrics() -> Response:
     """Answer from memory. Needs METRICS_TOKEN as a bearer token, or a service key."""
     current_principal().require_service("The page of metrics")

@@ -8,7 +8,7 @@ from flask import Response
 from flask_openapi3.models.tag import Tag
 
 from crm_whatsapp.domain.connection import Connection
-from crm_whatsapp.web.auth import Scope, requires
+from crm_whatsapp.web.auth import CompanyKeeping, Scope, requires
 from crm_whatsapp.web.json_answer import json_answer
 from crm_whatsapp.web.request_context import current_principal, current_services
 from crm_whatsapp.web.schemas import (
@@ -141,7 +141,7 @@ def delete_session(path: CompanyRequest) -> Response:
     summary="All connections that should be running",
     responses={200: ActiveSessionsBody},
 )
-@requires(Scope.READ)
+@requires(Scope.READ, keeping=CompanyKeeping.SHOWS_OWN)
 def get_active_sessions() -> Response:
     """List them with owner and status. A company key sees its own."""
     principal = current_principal()

@@ -3,8 +3,10 @@
 from flask import Response
 from flask_openapi3.models.tag import Tag
 
+from crm_whatsapp.domain.errors import NotFound
 from crm_whatsapp.domain.webhooks import Webhook
-from crm_whatsapp.web.auth import Scope, requires
+from crm_whatsapp.web.auth import CompanyKeeping, Scope, requires
+from crm_whatsapp.web.errors import Forbidden
 from crm_whatsapp.web.json_answer import json_answer
 from crm_whatsapp.web.request_context import current_principal, current_services
 from crm_whatsapp.web.schemas import ErrorBody
@@ -56,7 +58,7 @@ def create_webhook(body: NewWebhookRequest) -> Response:
 
 
 @webhooks_api.get("/webhooks", summary="All targets", responses={200: WebhooksBody})
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.SHOWS_OWN)
 def list_webhooks() -> Response:
     """List them, oldest first. A company key sees those of its company."""
     principal = current_principal()
@@ -73,7 +75,7 @@ def list_webhooks() -> Response:
     summary="One target, and how it fares",
     responses={200: WebhookDetailBody, 404: ErrorBody},
 )
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def get_webhook(path: WebhookPath) -> Response:
     """Show the target with the number of its deliveries in each state."""
     webhooks = current_services().webhooks
@@ -90,7 +92,7 @@ def get_webhook(path: WebhookPath) -> Response:
     summary="Change a target",
     responses={200: WebhookWithSecretBody, 404: ErrorBody, 422: ErrorBody},
 )
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def change_webhook(path: WebhookPath, body: ChangeWebhookRequest) -> Response:
     """Change what is given. After a change of the secret both sign for a while."""
     _reached(path)
@@ -110,7 +112,7 @@ def change_webhook(path: WebhookPath, body: ChangeWebhookRequest) -> Response:
     summary="Remove a target",
     responses={200: RemovedWebhookBody, 404: ErrorBody, 422: ErrorBody},
 )
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def delete_webhook(path: WebhookPath) -> Response:
     """Remove it with its deliveries, those that wait included."""
     _reached(path)
@@ -123,7 +125,7 @@ def delete_webhook(path: WebhookPath) -> Response:
     summary="The delivery log",
     responses={200: DeliveriesBody, 404: ErrorBody},
 )
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def list_deliveries(path: WebhookPath, query: DeliveriesRequest) -> Response:
     """Show what was sent and what waits, newest first, without the contents."""
     _reached(path)
@@ -140,7 +142,7 @@ def list_deliveries(path: WebhookPath, query: DeliveriesRequest) -> Response:
     summary="Send again",
     responses={202: RedeliveredBody, 404: ErrorBody},
 )
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def redeliver(path: WebhookPath, body: RedeliverRequest) -> Response:
     """Queue deliveries anew, behind those that wait: all that are parked, or these."""
     _reached(path)
@@ -153,7 +155,7 @@ def redeliver(path: WebhookPath, body: RedeliverRequest) -> Response:
     summary="Send a test now",
     responses={200: TestedBody, 404: ErrorBody, 422: ErrorBody},
 )
-@requires(Scope.MANAGE)
+@requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def test_webhook(path: WebhookPath) -> Response:
     """Post a signed `session.alert` of the kind `webhook-test`; 422 says why it was not taken."""
     _reached(path)
@@ -164,11 +166,17 @@ def test_webhook(path: WebhookPath) -> Response:
 
 
 def _reached(path: WebhookPath) -> Webhook:
-    """Return the webhook if the caller may reach it."""
-    webhook = current_services().webhooks.get(path.webhook_id)
+    """Return the webhook if the caller may reach it.
+
+    A company key is refused in the same words whether others have such a webhook or nobody has.
+    """
     principal = current_principal()
-    if webhook.company_id is None:
-        principal.require_service("This webhook hears of every company and")
-    else:
-        principal.require_company(webhook.company_id)
+    try:
+        webhook = current_services().webhooks.get(path.webhook_id)
+    except NotFound:
+        if principal.is_service:
+            raise
+        webhook = None
+    if webhook is None or not (principal.is_service or webhook.company_id == principal.company_id):
+        raise Forbidden("Your company has no webhook with this id.")
     return webhook

@@ -10,7 +10,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.errors import NotFound
-from crm_whatsapp.web.auth import PresentedCredentials, Scope, public, requires
+from crm_whatsapp.web.auth import (
+    CompanyKeeping,
+    PresentedCredentials,
+    Scope,
+    public,
+    requires,
+)
 from crm_whatsapp.web.dashboard_session import CSRF_FIELD, LOGIN_COOKIE, SESSION_COOKIE
 from crm_whatsapp.web.errors import CsrfFailed
 from crm_whatsapp.web.request_context import (
@@ -36,14 +42,14 @@ def root() -> AnyResponse:
 
 
 @dashboard.get("/dashboard")
-@requires(Scope.READ, is_page=True)
+@requires(Scope.READ, is_page=True, keeping=CompanyKeeping.NOT_OF_COMPANIES)
 def companies_page() -> Response:
     """Show every company."""
     return _page("companies.html", **_login())
 
 
 @dashboard.get("/dashboard/companies/<company_id>")
-@requires(Scope.READ, is_page=True)
+@requires(Scope.READ, is_page=True, keeping=CompanyKeeping.BY_RESOURCE)
 def company_page(company_id: str) -> Response:
     """Show one company."""
     known_id = parse_company_id(company_id)
@@ -57,7 +63,7 @@ def company_page(company_id: str) -> Response:
 
 
 @dashboard.get("/dashboard/report")
-@requires(Scope.READ, is_page=True)
+@requires(Scope.READ, is_page=True, keeping=CompanyKeeping.NOT_OF_COMPANIES)
 def report_page() -> Response:
     """Show the status report."""
     return _page("report.html", **_login())
@@ -99,7 +105,7 @@ def log_in() -> AnyResponse:
 
 
 @dashboard.post("/dashboard/logout")
-@requires(Scope.READ, is_page=True)
+@requires(Scope.READ, is_page=True, keeping=CompanyKeeping.NOT_OF_COMPANIES)
 def log_out() -> AnyResponse:
     """Forget the login in this browser."""
     response = redirect(url_for("dashboard.login_page"), 303)
