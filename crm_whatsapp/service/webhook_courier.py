@@ -70,6 +70,8 @@ class WebhookCourier:
         webhook = self._known(delivery.webhook_id)
         if webhook is None:
             return Errand(attempt=untried(delivery, _UNKNOWN_WAIT_SECONDS), outcome=None)
+        if not webhook.enabled:  # it waits, and is claimed again once it is enabled
+            return Errand(attempt=untried(delivery), outcome=None)
         answer = self.send(webhook, delivery.notice)
         outcome = self._judge(webhook, answer)
         attempt = attempt_of(delivery, answer, now=self._clock.now(), terms=self._retry)
@@ -109,8 +111,7 @@ class WebhookCourier:
                 self._registry.refresh()
             except CrmWhatsappError:
                 return None
-            webhook = self._registry.find(webhook_id)
-        return webhook if webhook is not None and webhook.enabled else None
+        return self._registry.find(webhook_id)
 
     def _judge(self, webhook: Webhook, answer: Answer) -> Outcome:
         """Tell the breaker, and end what is gone."""

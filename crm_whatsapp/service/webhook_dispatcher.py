@@ -115,7 +115,7 @@ class WebhookDispatcher:
         """Why the database cannot be asked, for people; None when it can."""
 
     def start(self) -> None:
-        """Start; what is due is claimed at once."""
+        """Start; what is due is claimed as soon as the list of webhooks is known."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -192,7 +192,7 @@ class WebhookDispatcher:
         if self._stopping or now < self._claim_at or self._lanes.waiting >= _MOST_LANES:
             return False
         targets = self._registry.target_ids
-        return targets is None or not targets <= self._apart()
+        return targets is not None and not targets <= self._apart()
 
     def _apart(self) -> set[str]:
         """Return the webhooks that nothing is to be claimed for now."""

@@ -204,14 +204,13 @@ class WebhookRegistry:
 
     def _load(self) -> None:
         found = {item.id: item for item in self._parts.store.list_webhooks()}
+        self._webhooks = found
         if not self._environment_done:
             stored = found.get(ENVIRONMENT_WEBHOOK_ID)
             wanted = self._environment_webhook(stored)
             if wanted is not None and wanted != stored:
-                self._parts.store.save_webhook(wanted)
-                found[wanted.id] = wanted
+                self._save(wanted)
             self._environment_done = True
-        self._webhooks = found
 
     def _get(self, webhook_id: str) -> Webhook:
         self._load()

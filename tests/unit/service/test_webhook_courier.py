@@ -114,6 +114,15 @@ def test_a_webhook_that_is_gone_gets_nothing(world: WebhookWorld, reachable: boo
     assert errand.attempt.retry_in_seconds == 30.0
 
 
+def test_a_disabled_webhook_gets_nothing_and_its_delivery_waits(world: WebhookWorld) -> None:
+    webhook = world.register(enabled=False)
+    world.registry.refresh()
+    errand = world.courier.deliver(delivery_to(webhook.id))
+    assert errand.outcome is None
+    assert errand.attempt.retry_in_seconds == 0.0
+    assert world.targets.requests == []
+
+
 def test_410_ends_the_webhook(world: WebhookWorld) -> None:
     webhook = world.register()
     world.registry.refresh()

@@ -270,6 +270,17 @@ def test_a_try_that_fails_sends_no_more(make: Make) -> None:
 
 
 class TestDatabase:
+    def test_nothing_is_claimed_before_the_list_is_known(self, make: Make) -> None:
+        world = make()
+        webhook = world.register()
+        world.queue(1)
+        observed = Observed(world)
+        world.dispatcher.start()
+        world.dispatcher.wake()
+        world.registry.refresh()
+        observed.await_idle(world)
+        assert world.states(webhook) == [DELIVERED]
+
     def test_nothing_is_asked_without_targets(self, make: Make) -> None:
         world = make()
         world.register(enabled=False)

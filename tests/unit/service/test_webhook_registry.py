@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from crm_whatsapp.domain.errors import StoreUnavailable
+from crm_whatsapp.domain.errors import StorageError, StoreUnavailable
 from crm_whatsapp.domain.notices import NoticeKind
 from crm_whatsapp.domain.snapshots import KeyMissing
 from crm_whatsapp.domain.webhooks import Webhook, WebhookOrigin
@@ -197,6 +197,14 @@ class TestEnvironment:
         world.database.reachable = True
         world.registry.refresh()
         assert self.stored(world).enabled
+
+    def test_a_disk_that_refuses_keeps_no_other_target_waiting(self) -> None:
+        world = self.world()
+        other = world.register()
+        world.kept.find = lambda: (_ for _ in ()).throw(StorageError("refused"))  # type: ignore[method-assign]
+        with pytest.raises(StorageError):
+            world.registry.refresh()
+        assert world.registry.target_ids == {other.id}
 
     def test_one_that_was_disabled_while_running_stays_so_until_the_next_start(self) -> None:
         world = self.world()
