@@ -66,10 +66,14 @@ class AlertReceiver:
             self._messages.append(body)
             self._changed.notify_all()
 
+    def bodies(self) -> list[dict[str, Any]]:
+        """Return everything that was posted so far, in the order in which it came."""
+        with self._changed:
+            return list(self._messages)
+
     def titles(self) -> list[str]:
         """Return the titles so far, in the order in which they came."""
-        with self._changed:
-            return [message["title"] for message in self._messages]
+        return [message["title"] for message in self.bodies()]
 
     def await_message(self, number: int, timeout_seconds: float = 40.0) -> dict[str, Any]:
         """Return the message of this number, from 1; fail when it does not come."""

@@ -31,6 +31,13 @@ def receiver() -> Iterator[AlertReceiver]:
         yield made
 
 
+@pytest.fixture
+def crm() -> Iterator[AlertReceiver]:
+    """A webhook target: it takes what is posted, as a channel does."""
+    with AlertReceiver() as made:
+        yield made.open()
+
+
 def check(deployment: Deployment, name: str) -> dict[str, Any]:
     """Return one check of /readyz."""
     found: dict[str, Any] = next(
@@ -54,10 +61,17 @@ def await_looks(deployment: Deployment, count: int) -> None:
 
 
 def test_twelve_logouts_are_one_message_and_so_is_their_end(
-    deployment: Deployment, receiver: AlertReceiver
+    deployment: Deployment, receiver: AlertReceiver, crm: AlertReceiver
 ) -> None:
     receiver.open()
-    deployment.settings.update(QUICK, ALERT_URLS=receiver.url)
+    deployment.settings.update(
+        QUICK,
+        ALERT_URLS=receiver.url,
+        WEBHOOK_URL=f"http://127.0.0.1:{crm.port}/",
+        WEBHOOK_EVENTS="session.alert",
+        WEBHOOK_ALLOW_HTTP="true",
+        WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8",
+    )
     sessions = deployment.seed(15)
     service = deployment.start()
     deployment.await_all_connected(list(sessions))
@@ -84,6 +98,7 @@ def test_twelve_logouts_are_one_message_and_so_is_their_end(
     await_looks(deployment, 10)
     assert len(receiver.titles()) == 1, receiver.titles()
     assert check(deployment, "alerts")["open"] == {"session-logged-out": 12}
+    assert told_to_programs(crm) == {company_id: ["open"] for company_id in lost}
 
     for company_id in lost:
         deployment.pair(company_id)
@@ -93,6 +108,20 @@ def test_twelve_logouts_are_one_message_and_so_is_their_end(
     await_looks(deployment, 20)
     assert len(receiver.titles()) == 2, receiver.titles()
     assert check(deployment, "alerts")["open"] == {}
+
+    def both() -> bool:
+        return told_to_programs(crm) == {key: ["open", "resolved"] for key in lost}
+
+    assert wait_for(both, 30), told_to_programs(crm)
+
+
+def told_to_programs(crm: AlertReceiver) -> dict[str, list[str]]:
+    """Return the states that a webhook was told of, by company, in their order."""
+    states: dict[str, list[str]] = {}
+    for body in crm.bodies():
+        assert (body["type"], body["data"]["kind"]) == ("session.alert", "session-logged-out")
+        states.setdefault(body["company_id"], []).append(body["data"]["state"])
+    return states
 
 
 def test_a_channel_that_is_away_gets_its_message_later_and_the_log_no_secret(
