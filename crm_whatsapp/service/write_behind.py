@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 from tenacity import RetryCallState, wait_exponential_jitter
 
-from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError
+from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreRejected
 from crm_whatsapp.domain.ports import ConnectionStore, StateJournal
 from crm_whatsapp.service.backlog_sender import (
     BacklogSender,
@@ -20,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 200
 _SMALLEST_BATCH = 5
+_STRIKES = 3
 
 
 class WriteBehind:
@@ -46,6 +47,7 @@ class WriteBehind:
             notices: where notices go; without it they are given up.
         """
         self._journal = journal
+        self._store = store
         self._sender = BacklogSender(journal, store, notices)
         self._held_count = held_count
         self._wait = wait_exponential_jitter(multiplier=0.5, max=longest_wait_seconds, jitter=0.5)
@@ -55,6 +57,7 @@ class WriteBehind:
         self._stop_requested = threading.Event()
         self._failures = 0
         self._notice_failures = 0
+        self._notice_strikes = 0
         self._notices_wait_until = float("-inf")
         self._returned: list[Callable[[], None]] = []
         self._sent_listeners: list[Callable[[], None]] = []
@@ -103,7 +106,7 @@ class WriteBehind:
 
     @property
     def is_reachable(self) -> bool:
-        """Tell whether the last call with transitions succeeded."""
+        """Tell whether the database has taken what it was sent last."""
         return self.problem is None
 
     def flush(self, timeout_seconds: float) -> bool:
@@ -168,7 +171,10 @@ class WriteBehind:
             while due > 0 and not self._stop_requested.is_set():
                 due -= self._send_batch(notices=notices) or due
         except NoticesNotTaken as error:
-            self._put_notices_off(error.cause.message)
+            if self._concerns_notices_alone(error.cause):
+                self._put_notices_off(error.cause.message)
+            else:
+                self._failed(error.cause.message)
             return
         except CrmWhatsappError as error:
             self._failed(error.message)
@@ -181,7 +187,7 @@ class WriteBehind:
         if due > 0:
             return
         if notices:
-            self._notice_failures, self.notice_problem = 0, None
+            self._notice_failures, self._notice_strikes, self.notice_problem = 0, 0, None
         with self._changed:
             self._answered = asked
             self._changed.notify_all()
@@ -212,6 +218,21 @@ class WriteBehind:
         if self.notice_problem is None:
             return None
         return max(0.0, self._notices_wait_until - time.monotonic())
+
+    def _concerns_notices_alone(self, error: CrmWhatsappError) -> bool:
+        """Tell whether the database is there, and only notices are not taken, time and again.
+
+        While it is away everything waits, so that nothing of a company overtakes the rest.
+        """
+        if isinstance(error, StoreRejected):
+            return True
+        try:
+            self._store.schema_version()
+        except CrmWhatsappError:
+            self._notice_strikes = 0
+            return False
+        self._notice_strikes += 1
+        return self._notice_strikes >= _STRIKES
 
     def _put_notices_off(self, problem: str) -> None:
         """Let transitions go on alone for a while: rows must not wait for webhooks."""

@@ -465,7 +465,32 @@ def test_a_lost_answer_to_notices_doubles_none(bench: Bench) -> None:
     assert bench.journal.pending_count() == 0
 
 
-def test_after_an_outage_notices_follow_at_once(bench: Bench) -> None:
+def test_after_an_outage_nothing_of_a_company_has_overtaken_the_rest(bench: Bench) -> None:
+    order: list[str] = []
+    bench.store.before_call = order.append
+    bench.store.database.reachable = False
+
+    def away(notice: Notice) -> Exception | None:
+        order.append("notice")
+        return None if bench.store.database.reachable else StoreUnavailable("away")
+
+    bench.queue.refusal = away
+    bench.tell(COMPANY)
+    bench.put(COMPANY)
+    bench.tell(COMPANY)
+    bench.write_behind.start()
+    bench.store.signal.wait_until(lambda: order.count("notice") >= 5, "five attempts")
+    assert set(order) == {"notice"}, "the transition waits for the notice before it"
+    assert not bench.write_behind.is_reachable
+    with bench.store.signal:
+        order.clear()
+        bench.store.database.reachable = True
+    assert flush(bench)
+    assert order[-3:] == ["notice", "record", "notice"]
+    assert bench.journal.pending_count() == 0
+
+
+def test_notices_that_are_put_off_are_tried_as_soon_as_the_database_is_back(bench: Bench) -> None:
     bench.write_behind = WriteBehind(
         journal=bench.journal,
         store=bench.store,
@@ -473,12 +498,11 @@ def test_after_an_outage_notices_follow_at_once(bench: Bench) -> None:
         held_count=lambda: 0,
         notices=bench.queue,
     )
-    bench.queue.refusal = lambda notice: StoreUnavailable("away")
+    bench.write_behind._notice_failures = 20  # an hour's pause, if nothing ended it
+    bench.queue.refusal = lambda notice: StoreRejected("no such function")
     bench.store.database.reachable = False
     bench.tell()
     bench.put()
-    bench.write_behind._failures = -1  # the first pause is short, the second would be an hour
-    bench.write_behind._notice_failures = 20
     bench.write_behind.start()
     bench.store.await_calls(1)
     bench.queue.refusal = lambda notice: None
