@@ -1,7 +1,10 @@
 """Fifty clients hear of everything, once and in order, whatever happens to their connections."""
 
+import json
 import os
+import re
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Callable
@@ -13,7 +16,8 @@ from deployment import Deployment
 from event_crowd import Crowd, crowd_on, of, open_stream, percentile, read_events
 
 from event_reader import BodyReader, Event, EventReader
-from service_process import API, is_alive, wait_for
+from node_runtime import find_node
+from service_process import API, REPOSITORY, is_alive, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -65,9 +69,10 @@ def test_fifty_clients_lose_and_double_nothing_over_reconnects(
     before = {company_id: len(ids) for company_id, ids in history_ids(deployment).items()}
     with crowd_on(deployment.service, CLIENTS) as crowd:
         crowd.await_all("the snapshot", lambda client: len(client.snapshots) == 1 + len(companies))
-        storm(deployment, companies, 1)  # nobody is cut: how soon do they hear?
+        storm(deployment, companies, 3)  # nobody is cut off: how soon do they hear?
         await_written(deployment)
-        quiet = crowd.lags_ms()
+        crowd.await_all("the storm", lambda client: len(client.events) >= 6 * len(companies))
+        lags = crowd.lags_ms()
         crowd.cuts = True
         storm(deployment, companies, 8)
         crowd.cuts = False
@@ -77,7 +82,7 @@ def test_fifty_clients_lose_and_double_nothing_over_reconnects(
         total = sum(map(len, wanted.values()))
         crowd.await_all("everything", lambda client: len(client.events) >= total)
 
-    assert total >= 2 * 9 * len(companies)
+    assert total >= 2 * 11 * len(companies)
     for client in crowd.clients:
         assert {of(event): client.ids(of(event)) for event in client.events} == wanted
         assert client.refusals == []
@@ -86,13 +91,11 @@ def test_fifty_clients_lose_and_double_nothing_over_reconnects(
     assert len(orders) == 1, "two clients saw different orders"
     reconnects = sorted(client.connections - 1 for client in crowd.clients)
     assert reconnects[0] >= 3, f"some client was cut off only {reconnects[0]} times"
-    assert len(quiet) == CLIENTS * 2 * len(companies)
     record_property("events", total)
     record_property("reconnects", sum(reconnects))
-    record_property("storm_p99_ms", round(percentile(crowd.lags_ms(), 99), 1))
-    record_property("to_client_p50_ms", round(percentile(quiet, 50), 1))
-    record_property("to_client_p99_ms", round(percentile(quiet, 99), 1))
-    assert percentile(quiet, 50) <= 100, f"half of them took {percentile(quiet, 50):.0f} ms or more"
+    record_property("to_client_p50_ms", round(percentile(lags, 50), 1))
+    record_property("to_client_p99_ms", round(percentile(lags, 99), 1))
+    assert percentile(lags, 50) <= 100, f"half of them took {percentile(lags, 50):.0f} ms or more"
 
 
 def test_a_client_that_reads_nothing_is_ended_and_goes_on_later(deployment: Deployment) -> None:
@@ -261,3 +264,48 @@ def test_a_stream_that_has_its_age_leaves_the_connection_usable(deployment: Depl
         assert reader.comments == ["come again"]
         stream.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert stream.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+CALLER = """
+followWhatsapp((name, data, id) => {
+  process.stdout.write(JSON.stringify({ name, data, id }) + "\\n");
+}, process.env.LAST_ID || null);
+"""
+
+
+def test_the_example_for_the_back_end_works_as_printed(deployment: Deployment) -> None:
+    guide = (REPOSITORY / "docs" / "integration.md").read_text()
+    (example,) = re.findall(r"```js\n([^`]*async function followWhatsapp.*?)```", guide, re.DOTALL)
+    companies = connected_companies(deployment, 2)
+    service = deployment.service
+    (deployment.folder / "follow.mjs").write_text(example + CALLER)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WHATSAPP_URL": service.url,
+        "WHATSAPP_API_KEY": service.api_key,
+    }
+    with (
+        (deployment.folder / "node.log").open("wb") as log,
+        subprocess.Popen(
+            [find_node(), deployment.folder / "follow.mjs"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        ) as node,
+    ):
+        try:
+            assert node.stdout is not None
+            lines = (json.loads(line) for line in node.stdout)
+            assert [next(lines)["name"] for _ in range(3)] == ["snapshot", "status", "status"]
+            company_id, jid = next(iter(companies.items()))
+            deployment.phones.call("cut", {"jid": jid})
+            told = [next(lines) for _ in range(2)]
+            assert [item["data"]["status"] for item in told] == ["connecting", "connected"]
+            assert all(item["id"] and item["data"]["company_id"] == company_id for item in told)
+            service.terminate()
+            service.start()
+            head = next(line for line in lines if line["name"] == "snapshot")
+            assert head["data"]["resync"] is True
+        finally:
+            node.kill()
+    assert "interrupted" in (deployment.folder / "node.log").read_text()

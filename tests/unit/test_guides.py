@@ -145,7 +145,7 @@ def test_links_and_paths_lead_somewhere(path: Path) -> None:
 def test_variables_that_a_guide_names_exist(path: Path) -> None:
     known = {name.upper() for name in Settings.model_fields}
     prefixes = ("SUPABASE_", "SESSION_", "SESSIONS_", "ENGINE_", "WHATSAPP_", "SEND_", "LEASE_")
-    prefixes += ("SNAPSHOT_", "S3_", "ALERT_", "REPORT_")
+    prefixes += ("SNAPSHOT_", "S3_", "ALERT_", "REPORT_", "SSE_")
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", path.read_text()))
 
     assert {name for name in named if name.startswith(prefixes)} - known <= {"WHATSAPP_URL"}
