@@ -248,7 +248,8 @@ def _uptime(history: ReportHistory, report: Report) -> UptimeBody:
 
 def _cut(value: float, digits: int) -> float:
     """Return a share that is not rounded up: all of it is told of all of it alone."""
-    return math.floor(value * 10**digits + 1e-6) / 10**digits
+    scale: float = 10.0**digits
+    return math.floor(value * scale + 1e-6) / scale
 
 
 def _rounded(value: float | None) -> float | None:
