@@ -275,15 +275,9 @@ def assert_rows_are_the_runtime(
 
 def assert_metrics_agree(deployment: Deployment, written: int) -> None:
     """The service has counted what the database holds."""
-    answer = deployment.service.request("GET", "/metrics")
-    assert answer.status == 200, answer.content
-    figures = dict(
-        line.rsplit(" ", 1)
-        for line in answer.content.decode().splitlines()
-        if line and not line.startswith("#")
-    )
-    assert float(figures['whatsapp_journal_sent_total{kind="transition"}']) == written
-    assert float(figures['whatsapp_journal_pending{kind="transition"}']) == 0
+    figures = deployment.metrics()
+    assert figures.value("whatsapp_journal_sent_total", kind="transition") == written
+    assert figures.value("whatsapp_journal_pending", kind="transition") == 0
     by_status = {
         row["status"]: row["number"]
         for row in deployment.rows(
@@ -291,7 +285,7 @@ def assert_metrics_agree(deployment: Deployment, written: int) -> None:
         )
     }
     counted = {
-        status: float(figures[f'whatsapp_sessions{{status="{status}"}}'])
+        status: figures.value("whatsapp_sessions", status=status)
         for status in ("connected", "connecting", "disconnected")
     }
     assert counted == {"connecting": 0, "disconnected": 0} | by_status
