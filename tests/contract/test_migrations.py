@@ -285,6 +285,8 @@ def test_grants_are_the_same_in_new_and_old_projects(empty_database: str, defaul
     assert sorted(callers) == [("authenticated", 1), ("service_role", functions[0] - 1)]
 
 
+# Only history is removed with the rights of the owner, by a function that leaves what is young and
+# each company's newest: the service itself can only add to it.
 def test_everything_is_guarded_and_explained(stack: LocalSupabase) -> None:
     with psycopg.connect(stack.db_url) as connection:
         open_tables = connection.execute(
@@ -301,7 +303,8 @@ def test_everything_is_guarded_and_explained(stack: LocalSupabase) -> None:
         ).fetchall()
         careless = connection.execute(
             "select proname from pg_proc where pronamespace = 'public'::regnamespace "
-            "and (prosecdef or not coalesce(proconfig, '{}') @> array['search_path=\"\"'])"
+            "and (prosecdef and proname <> 'whatsapp_trim_status_events_v1' "
+            "or not coalesce(proconfig, '{}') @> array['search_path=\"\"'])"
         ).fetchall()
 
     assert (open_tables, unexplained, careless) == ([], [], [])

@@ -91,11 +91,13 @@ def town(stack: LocalSupabase, make_rest: Callable[..., Rest]) -> Town:
 
 
 def public_tables(database: Database) -> dict[str, str]:
-    """Return every table and view, with the name of its first column."""
+    """Return every table and view, with the name of a column that can be written."""
     rows = database.execute(
-        "select relname, attname from pg_class join pg_attribute on attrelid = pg_class.oid "
+        "select relname, min(attname) as attname "
+        "from pg_class join pg_attribute on attrelid = pg_class.oid "
         "where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm') "
-        "and attnum = 1 order by relname"
+        "and attnum > 0 and attidentity = '' and attgenerated = '' "
+        "group by relname order by relname"
     ).fetchall()
     return {row["relname"]: row["attname"] for row in rows}
 
