@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("new-key", help="print a key for SNAPSHOT_ENCRYPTION_KEYS")
     commands.add_parser(
-        "rotate-keys", help="wrap every snapshot's data key by the first configured key"
+        "rotate-keys", help="wrap snapshots' data keys and webhooks' secrets by the first key"
     )
     _add_key_commands(commands.add_parser("keys", help="make, list and revoke API keys"))
     commands.add_parser("test-alert", help="send a test through each channel of ALERT_URLS")
@@ -154,6 +154,7 @@ def _new_key(options: argparse.Namespace) -> int:
 def _rotate_keys(options: argparse.Namespace) -> int:
     done = rotate_keys(load_settings())
     _say(f"{done.rewrapped} snapshots rewrapped, {done.current} had the first key already")
+    _say(f"{done.resealed} secrets of webhooks sealed anew")
     for line in done.failed:
         _say(f"not rewrapped: {line}", error=True)
     return 1 if done.failed else 0

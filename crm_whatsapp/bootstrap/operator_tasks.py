@@ -1,12 +1,13 @@
 """What operators ask for from the command line, wired for one call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crm_whatsapp.bootstrap.snapshot_wiring import snapshot_store
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.errors import ConfigurationError
 from crm_whatsapp.domain.snapshots import KeyMissing, SnapshotDamaged
+from crm_whatsapp.domain.webhooks import WebhookStore
 from crm_whatsapp.engine.empty_store_process import make_empty_store
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.sessions.baileys_import import BaileysImport, ImportReport
@@ -14,8 +15,10 @@ from crm_whatsapp.sessions.key_ring import KeyRing, generate_key_entry
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.session_transfer import SessionTransfer, TransferReport
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
+from crm_whatsapp.sessions.webhook_secrets import KeyRingVault
 from crm_whatsapp.stores.migrator import apply_migrations, manual_instructions
 from crm_whatsapp.stores.supabase_client import make_client
+from crm_whatsapp.stores.webhook_store import SupabaseWebhookStore
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
 
@@ -77,16 +80,20 @@ def new_key() -> str:
 class Rotation:
     """How a rotation of keys went.
 
-    failed: company and reason of each snapshot that could not be rewrapped.
+    resealed: signing secrets of webhooks that were sealed anew.
+    failed: what could not be rewrapped, and why.
     """
 
     rewrapped: int
     current: int
+    resealed: int
     failed: tuple[str, ...]
 
 
 def rotate_keys(settings: Settings) -> Rotation:
-    """Wrap the data key of every snapshot anew by the first key; safe while sessions run.
+    """Wrap every snapshot's data key and seal every webhook's secret by the first key.
+
+    Safe while the service runs.
 
     Raises:
         ConfigurationError: no keys are configured.
@@ -94,7 +101,8 @@ def rotate_keys(settings: Settings) -> Rotation:
     """
     if settings.snapshot_encryption_keys is None:
         raise ConfigurationError("SNAPSHOT_ENCRYPTION_KEYS is not set")
-    cipher = EnvelopeCipher(KeyRing.parse(settings.snapshot_encryption_keys.get_secret_value()))
+    keys = KeyRing.parse(settings.snapshot_encryption_keys.get_secret_value())
+    cipher = EnvelopeCipher(keys)
     client = make_client(
         settings.supabase_url,
         settings.supabase_service_role_key.get_secret_value(),
@@ -113,4 +121,26 @@ def rotate_keys(settings: Settings) -> Rotation:
                     rewrapped += 1
             except (KeyMissing, SnapshotDamaged) as error:
                 failed.append(f"{company_id} {meta.epoch}/{meta.seq}: {error.message}")
-    return Rotation(rewrapped=rewrapped, current=current, failed=tuple(failed))
+    resealed, unopened = _reseal(SupabaseWebhookStore(client), KeyRingVault(keys))
+    return Rotation(
+        rewrapped=rewrapped,
+        current=current,
+        resealed=resealed,
+        failed=(*failed, *unopened),
+    )
+
+
+def _reseal(store: WebhookStore, vault: KeyRingVault) -> tuple[int, list[str]]:
+    """Seal the secrets of webhooks by the first key; return how many, and what failed."""
+    resealed, failed = 0, []
+    for webhook in store.list_webhooks():
+        if vault.is_current(webhook.secret):
+            continue
+        try:
+            secret = vault.seal(webhook.id, vault.open(webhook.id, webhook.secret))
+        except (KeyMissing, SnapshotDamaged) as error:
+            failed.append(f"webhook {webhook.id}: {error.message}")
+            continue
+        store.save_webhook(replace(webhook, secret=secret))
+        resealed += 1
+    return resealed, failed

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from deployment import Deployment
+from test_key_rotation import rotate
 from webhook_receiver import Received, WebhookReceiver
 
+from crm_whatsapp.sessions.key_ring import generate_key_entry
 from service_process import API, Answer, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -332,6 +334,33 @@ def test_a_secret_is_replaced_without_a_delivery_that_does_not_verify(
     assert [(item.verified, item.signatures) for item in receiver.received("/a")] == [(True, 2)] * 2
     assert created["secret"] not in deployment.log()
     assert rotated["secret"] not in deployment.log()
+
+
+def test_secrets_follow_a_rotation_of_keys(
+    deployment: Deployment, receiver: WebhookReceiver
+) -> None:
+    old, new = generate_key_entry("old"), generate_key_entry("new")
+
+    def key_ids() -> set[str | None]:
+        rows = deployment.rows("select secret_key_id from public.whatsapp_webhooks")
+        return {row["secret_key_id"] for row in rows}
+
+    service = deployment.start(**QUICK)
+    unsealed = register(deployment, receiver, "/unsealed")
+    service.terminate()
+    service = deployment.start(**QUICK, SNAPSHOT_ENCRYPTION_KEYS=old)
+    sealed = register(deployment, receiver, "/sealed")
+    assert key_ids() == {None, "old"}
+    done = rotate(deployment, f"{new},{old}")
+    assert done.returncode == 0, done.stderr
+    assert "2 secrets of webhooks sealed anew" in done.stdout
+    assert key_ids() == {"new"}
+    service.terminate()
+
+    deployment.start(**QUICK, SNAPSHOT_ENCRYPTION_KEYS=new)
+    for webhook in (unsealed, sealed):
+        assert webhooks(deployment, "POST", f"/{webhook['id']}/test").status == 200
+    assert all(item.verified for item in receiver.received())
 
 
 def cut_all(deployment: Deployment, companies: dict[str, str]) -> None:
