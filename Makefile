@@ -78,6 +78,9 @@ bench-snapshot: install ## what snapshots cost: CPU, bytes, time at a restore, i
 bench-events: install ## how soon rows, streams and webhooks hear; database calls of an idle hour
 	@exec $(BIN)/python scripts/bench_events.py $(ARGS)
 
+access-matrix: install ## who may call what: every route, tried with every kind of credential
+	@exec env PYTHONPATH=. $(BIN)/python scripts/access_matrix.py $(ARGS)
+
 lock: install ## compile requirements*.in to pinned, hashed requirements*.txt
 	@for name in requirements requirements-dev requirements-node; do \
 		$(call say,$$name.txt); \

@@ -53,10 +53,12 @@ class FakeWebhookStore(WebhookStore):
     Attributes:
         now: the database clock.
         reachable: False simulates an outage.
+        calls: how many there were.
     """
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     reachable: bool = True
+    calls: int = 0
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     rows: dict[int, FakeDelivery] = field(default_factory=dict)
     lanes: dict[LaneKey, FakeLane] = field(default_factory=dict)
@@ -191,6 +193,7 @@ class FakeWebhookStore(WebhookStore):
     def _call(self) -> Iterator[None]:
         """Let a call happen at once, as one SQL function does."""
         with self._lock:
+            self.calls += 1
             if not self.reachable:
                 raise StoreUnavailable("The database cannot be reached.")
             yield

@@ -1,5 +1,7 @@
 """Keys on the deployed service: made, used, revoked, over restarts and without the database."""
 
+import contextlib
+import http.client
 import os
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 from deployment import Deployment
 
+from access_matrix import HttpDoor, documented, markdown, walk_town
+from crm_whatsapp.domain.api_keys import new_key_text
 from service_process import API, REPOSITORY, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -98,3 +102,61 @@ def test_the_command_line_revokes_in_a_running_service_with_its_next_sync(
     assert command(deployment, "revoke", made["id"]).returncode == 0
 
     assert wait_for(lambda: poll(deployment, made["key"]) == 401, 20.0)
+
+
+def test_the_access_matrix_in_the_docs_is_what_the_deployed_service_does(
+    deployment: Deployment,
+) -> None:
+    service = deployment.start(
+        WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8", SEND_CONNECT_WAIT_SECONDS="0.1"
+    )
+
+    rows = walk_town(HttpDoor(service.port), service.api_key)
+
+    assert markdown(rows) == documented(), "run: make access-matrix ARGS=--write"
+    assert "Traceback" not in deployment.log()
+
+
+def test_the_stream_of_a_revoked_key_ends(deployment: Deployment) -> None:
+    service = deployment.start(SSE_HEARTBEAT_SECONDS="0.3")
+    made = make_key(deployment, company_id=ACME)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    try:
+        connection.request("GET", f"{API}/events", headers={"X-API-Key": made["key"]})
+        stream = connection.getresponse()
+        assert stream.status == 200
+        assert b"retry" in stream.readline()
+
+        assert service.request("DELETE", f"{API}/keys/{made['id']}").status == 200
+
+        # Without the last chunk: the service hangs up on a caller who may no longer listen.
+        with contextlib.suppress(http.client.IncompleteRead):
+            stream.read()
+    finally:
+        connection.close()
+    assert poll(deployment, made["key"]) == 401
+
+
+def test_a_flood_of_made_up_keys_reaches_neither_the_database_nor_a_good_key(
+    deployment: Deployment,
+) -> None:
+    deployment.start(METRICS_TOKEN="a-token-of-the-tests-0123456789")
+    made = make_key(deployment, company_id=ACME)
+    before = synced(deployment)
+    assert before >= 1
+
+    for _ in range(300):
+        assert poll(deployment, new_key_text()[1]) == 401
+
+    assert synced(deployment) - before <= 4  # 0, 10, 30 and 70 s after the first, if it takes long
+    assert poll(deployment, made["key"]) == 200
+
+
+def synced(deployment: Deployment) -> float:
+    """Return how often the keys were read from the database."""
+    page = deployment.service.request("GET", "/metrics").content.decode()
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in page.splitlines()
+        if line.startswith("whatsapp_database_calls_total") and "sync_api_keys" in line
+    )
