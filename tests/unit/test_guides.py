@@ -73,7 +73,7 @@ def test_every_user_action_has_something_to_show() -> None:
 
 def test_every_kind_of_alert_is_explained() -> None:
     operations = (REPOSITORY / "docs" / "operations.md").read_text()
-    told = [(row[0].strip("`"), row[1]) for row in table_rows(operations, "kind")]
+    told = [(row[0].strip("`"), row[1]) for row in table_rows(operations, "alert")]
 
     assert told == [(kind.value, ALERT_WORDING[kind].severity.value) for kind in AlertKind]
 
