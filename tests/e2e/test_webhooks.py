@@ -1,6 +1,10 @@
 """Targets that fail in every way, and come back: all events arrive, in order, and hurt nobody."""
 
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,7 +18,8 @@ from test_key_rotation import rotate
 from webhook_receiver import Received, WebhookReceiver
 
 from crm_whatsapp.sessions.key_ring import generate_key_entry
-from service_process import API, Answer, wait_for
+from node_runtime import find_node
+from service_process import API, REPOSITORY, Answer, free_port, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -361,6 +366,51 @@ def test_secrets_follow_a_rotation_of_keys(
     for webhook in (unsealed, sealed):
         assert webhooks(deployment, "POST", f"/{webhook['id']}/test").status == 200
     assert all(item.verified for item in receiver.received())
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_the_receivers_of_the_guide_as_they_are_printed(
+    deployment: Deployment, tmp_path: Path, language: str
+) -> None:
+    guide = (REPOSITORY / "docs" / "integration.md").read_text()
+    blocks = re.findall(rf"```{language}\n(.*?)```", guide, re.DOTALL)
+    [source] = [block for block in blocks if "WEBHOOK_SECRET" in block]
+    file = tmp_path / ("receiver.py" if language == "python" else "receiver.mjs")
+    file.write_text(source)
+    program = [sys.executable if language == "python" else find_node(), str(file)]
+    deployment.start(**QUICK)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/hooks"
+    created = webhooks(deployment, "POST", body={"url": url}).json()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WEBHOOK_SECRET": created["secret"],
+        "PORT": str(port),
+    }
+    with (
+        subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True) as process,
+        ended(process),
+    ):
+        path = f"/{created['id']}"
+        test = f"{path}/test"
+        assert wait_for(lambda: webhooks(deployment, "POST", test).status == 200, 30.0)
+        assert process.stdout is not None
+        told = process.stdout.readline().split()
+        assert told[0] == "session.alert"
+        webhooks(deployment, "PATCH", path, {"rotate_secret": True})
+        assert webhooks(deployment, "POST", test).status == 200, "both secrets sign"
+        other = webhooks(deployment, "POST", body={"url": url}).json()
+        refused = webhooks(deployment, "POST", f"/{other['id']}/test")
+        assert refused.json()["error"]["status_code"] == 401
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a program with this block."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 def cut_all(deployment: Deployment, companies: dict[str, str]) -> None:
