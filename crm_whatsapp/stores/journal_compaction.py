@@ -1,6 +1,7 @@
 """What goes when too much waits in the backlog of the state journal."""
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _DROP_PASSING = """
@@ -14,22 +15,26 @@ delete from backlog where seq in (
       )
     order by entry.seq limit ?)
 """
-_NOTICES = """
-select seq, id, keep, length(record) from backlog where notice = 1 order by keep, seq
-"""
+
+_SHARE = 50
+"""A fiftieth of the limit goes at once: whoever records waits for it, and not long."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoticesThinned:
-    """What became of the notices. left: id -> characters of those that stay."""
+@dataclass(frozen=True, slots=True)
+class WaitingNotice:
+    """What is remembered of a notice in the backlog."""
 
-    dropped_passing: int
-    dropped_kept: int
-    left: dict[str, int]
+    characters: int
+    keep: bool
+
+
+def below(limit: int) -> int:
+    """Return how much is left of what has reached its limit."""
+    return limit - max(1, limit // _SHARE)
 
 
 def drop_passing_transitions(db: sqlite3.Connection, limit: int) -> tuple[int, int]:
-    """Bring the transitions a tenth below the limit, as far as only passing ones go.
+    """Bring the transitions a fiftieth below the limit, as far as only passing ones go.
 
     Each company's newest transition stays, whatever notice came after it, and every kept one.
 
@@ -37,26 +42,25 @@ def drop_passing_transitions(db: sqlite3.Connection, limit: int) -> tuple[int, i
         How many there were, and how many went.
     """
     count = int(db.execute("select count(*) from backlog where notice = 0").fetchone()[0])
-    surplus = count - limit * 9 // 10
+    surplus = count - below(limit)
     return count, db.execute(_DROP_PASSING, (surplus,)).rowcount if surplus > 0 else 0
 
 
-def drop_notices(db: sqlite3.Connection, limit: int, bytes_limit: int) -> NoticesThinned:
-    """Bring the notices a tenth below both limits: passing ones go first, then the oldest."""
-    rows = db.execute(_NOTICES).fetchall()
-    count, size = len(rows), sum(row[3] for row in rows)
-    going: list[tuple[int]] = []
-    kept = 0
-    for seq, _, keep, length in rows:
-        if count <= limit * 9 // 10 and size <= bytes_limit * 9 // 10:
+def choose_notices(
+    notices: Mapping[str, WaitingNotice], limit: int, characters_limit: int
+) -> list[str]:
+    """Return which are to go, to be a fiftieth below both limits: passing ones, then the oldest.
+
+    Args:
+        notices: by id, oldest first.
+    """
+    count = len(notices)
+    characters = sum(item.characters for item in notices.values())
+    chosen: list[str] = []
+    for entry_id, item in sorted(notices.items(), key=lambda entry: entry[1].keep):
+        if count <= below(limit) and characters <= below(characters_limit):
             break
-        going.append((seq,))
-        kept += bool(keep)
+        chosen.append(entry_id)
         count -= 1
-        size -= length
-    db.executemany("delete from backlog where seq = ?", going)
-    return NoticesThinned(
-        dropped_passing=len(going) - kept,
-        dropped_kept=kept,
-        left={str(entry_id): length for _, entry_id, _, length in rows[len(going) :]},
-    )
+        characters -= item.characters
+    return chosen

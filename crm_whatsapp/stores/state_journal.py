@@ -19,7 +19,11 @@ from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.ports import JournalEntry
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.stores.connection_record import JOURNAL_FIELDS, read_record, write_record
-from crm_whatsapp.stores.journal_compaction import drop_notices, drop_passing_transitions
+from crm_whatsapp.stores.journal_compaction import (
+    WaitingNotice,
+    choose_notices,
+    drop_passing_transitions,
+)
 from crm_whatsapp.stores.journal_file import close_journal, open_journal, primary_code
 from crm_whatsapp.stores.notice_record import read_notice, write_notice
 from crm_whatsapp.stores.transition_record import read_transition, write_transition
@@ -27,6 +31,7 @@ from crm_whatsapp.stores.transition_record import read_transition, write_transit
 _LOG = logging.getLogger(__name__)
 
 _FREE_PAGES_WORTH_RETURNING = 2048  # 8 MB left behind by a long outage
+_PAGES_RETURNED_AT_ONCE = 256  # whoever records waits for it
 
 _REQUEST_CHARACTERS = 1_000_000  # of records; gateways refuse what is much longer
 
@@ -49,6 +54,7 @@ select id, notice, record from backlog where seq in (
 order by seq
 """
 _PERHAPS_FORGOTTEN = "select record from backlog where notice = 0 and instr(record, ?) order by seq"
+_NOTICES = "select id, keep, length(record) from backlog where notice = 1 order by seq"
 _COUNT = "select count(*) from backlog"
 _COUNT_TRANSITIONS = "select count(*) from backlog where notice = 0"
 
@@ -96,8 +102,8 @@ class SqliteStateJournal:
         self.dropped_notices = 0
         self.lost_notices = 0
         self._transitions = self.pending_count(notices=False)
-        self._notices = self._notice_lengths()
-        self._notice_bytes = sum(self._notices.values())
+        self._notices = self._waiting_notices()
+        self._notice_bytes = sum(item.characters for item in self._notices.values())
         self._compact_above = backlog_limit
 
     @property
@@ -150,7 +156,7 @@ class SqliteStateJournal:
             with self._writing() as db:
                 added = db.execute(_PUT_ENTRY, entry).rowcount
             if added:
-                self._notices[notice.id] = len(record)
+                self._notices[notice.id] = WaitingNotice(len(record), keep)
                 self._notice_bytes += len(record)
             overfull = (
                 len(self._notices) > self._notice_limit
@@ -200,9 +206,9 @@ class SqliteStateJournal:
                 removed = db.executemany(
                     "delete from backlog where id = ?", [(entry_id,) for entry_id in entry_ids]
                 ).rowcount
-            lengths = [self._notices.pop(item) for item in entry_ids if item in self._notices]
-            self._notice_bytes -= sum(lengths)
-            self._transitions -= removed - len(lengths)
+            told = [self._notices.pop(item) for item in entry_ids if item in self._notices]
+            self._notice_bytes -= sum(item.characters for item in told)
+            self._transitions -= removed - len(told)
             self._compact_above = min(self._compact_above, self._next_threshold())
         self._return_free_pages()
 
@@ -262,7 +268,7 @@ class SqliteStateJournal:
         return found
 
     def _compact(self) -> None:
-        """Bring the transitions a tenth below their limit, as far as only passing ones go."""
+        """Bring the transitions below their limit, as far as only passing ones go."""
         with self._lock:
             with self._writing() as db:
                 count, dropped = drop_passing_transitions(db, self._backlog_limit)
@@ -277,35 +283,37 @@ class SqliteStateJournal:
 
     def _thin_notices(self) -> None:
         with self._lock:
-            with self._writing() as db:
-                thinned = drop_notices(db, self._notice_limit, self._notice_bytes_limit)
-            self._notices = thinned.left
-            self._notice_bytes = sum(thinned.left.values())
-            self.dropped_notices += thinned.dropped_passing
-            self.lost_notices += thinned.dropped_kept
+            chosen = choose_notices(self._notices, self._notice_limit, self._notice_bytes_limit)
+            lost = sum(self._notices[entry_id].keep for entry_id in chosen)
+            self.mark_sent(chosen)
+            self.dropped_notices += len(chosen) - lost
+            self.lost_notices += lost
         _LOG.log(
-            logging.ERROR if thinned.dropped_kept else logging.WARNING,
+            logging.ERROR if lost else logging.WARNING,
             "Too many notices wait in the state journal: %d passing ones dropped, %d others lost.",
-            thinned.dropped_passing,
-            thinned.dropped_kept,
+            len(chosen) - lost,
+            lost,
         )
 
-    def _notice_lengths(self) -> dict[str, int]:
-        """Return id -> characters of every notice in the backlog."""
+    def _waiting_notices(self) -> dict[str, WaitingNotice]:
+        """Return what is to be remembered of every notice in the backlog, oldest first."""
         with self._reading() as db:
-            rows = db.execute("select id, length(record) from backlog where notice = 1").fetchall()
-        return {str(entry_id): int(length or 0) for entry_id, length in rows}
+            rows = db.execute(_NOTICES).fetchall()
+        return {
+            str(entry_id): WaitingNotice(int(length or 0), bool(keep))
+            for entry_id, keep, length in rows
+        }
 
     def _next_threshold(self) -> int:
-        """Return the limit, or a tenth above what is there when that much had to stay."""
-        return max(self._backlog_limit, self._transitions + self._backlog_limit // 10)
+        """Return the limit, or a fiftieth above what is there when that much had to stay."""
+        return max(self._backlog_limit, self._transitions + self._backlog_limit // 50)
 
     def _return_free_pages(self) -> None:
         with self._reading() as db:
             free = int(db.execute("pragma freelist_count").fetchone()[0])
             if free > _FREE_PAGES_WORTH_RETURNING:
                 # One row per page without columns: execute() would stop after the first.
-                db.executescript(f"pragma incremental_vacuum({_FREE_PAGES_WORTH_RETURNING})")
+                db.executescript(f"pragma incremental_vacuum({_PAGES_RETURNED_AT_ONCE})")
 
     @contextmanager
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
