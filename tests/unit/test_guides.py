@@ -15,6 +15,7 @@ from crm_whatsapp.domain.connection import UserAction
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.status_words import WORDING
 from crm_whatsapp.service.session_backups import SnapshotsOff
+from crm_whatsapp.service.webhook_desk import SetByEnvironment
 from crm_whatsapp.web import errors as web_errors
 from crm_whatsapp.web.app_factory import WebSettings, create_app
 from crm_whatsapp.web.report_api import ReportBody
@@ -82,7 +83,8 @@ def test_every_error_code_that_is_told_exists() -> None:
     def below(kind: type[CrmWhatsappError]) -> set[str]:
         return {kind.code}.union(*map(below, kind.__subclasses__()))
 
-    assert {web_errors.Unauthorized.code, SnapshotsOff.code} <= below(CrmWhatsappError)
+    loaded = {web_errors.Unauthorized.code, SnapshotsOff.code, SetByEnvironment.code}
+    assert loaded <= below(CrmWhatsappError)
     of_http = {"bad-request", "method-not-allowed", "body-too-large", "unsupported-media-type"}
     cells = chain.from_iterable(row[1:] for row in table_rows(INTEGRATION, "status"))
     told = set(re.findall(r"`([a-z]+(?:-[a-z]+)*)`", " ".join(cells)))
@@ -145,7 +147,7 @@ def test_links_and_paths_lead_somewhere(path: Path) -> None:
 def test_variables_that_a_guide_names_exist(path: Path) -> None:
     known = {name.upper() for name in Settings.model_fields}
     prefixes = ("SUPABASE_", "SESSION_", "SESSIONS_", "ENGINE_", "WHATSAPP_", "SEND_", "LEASE_")
-    prefixes += ("SNAPSHOT_", "S3_", "ALERT_", "REPORT_", "SSE_")
+    prefixes += ("SNAPSHOT_", "S3_", "ALERT_", "REPORT_", "SSE_", "WEBHOOK_")
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", path.read_text()))
 
     assert {name for name in named if name.startswith(prefixes)} - known <= {"WHATSAPP_URL"}

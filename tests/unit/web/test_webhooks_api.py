@@ -1,5 +1,8 @@
 """The routes of webhooks: what they take, whom they let, what they show."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,11 @@ from flask.testing import FlaskClient
 from crm_whatsapp.domain.webhooks import DeliveryState, WebhookOrigin
 from crm_whatsapp.service.webhook_secrets import new_secret
 from crm_whatsapp.web.auth import Scope
+from crm_whatsapp.web.webhook_schemas import (
+    DeliveriesBody,
+    WebhookDetailBody,
+    WebhookWithSecretBody,
+)
 from tests.unit.service.webhook_world import WebhookWorld, answer
 from tests.unit.web.fakes import FakeServices
 
@@ -259,3 +267,18 @@ def test_without_the_database_every_route_says_so(client: FlaskClient, world: We
         assert response.status_code == 503
         assert response.get_json()["error"]["code"] == "database-unavailable"
         assert response.headers["Retry-After"] == "5"
+
+
+def test_the_examples_of_the_guide_have_exactly_the_fields_of_the_answers() -> None:
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "api.md").read_text()
+    examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", guide, re.DOTALL)]
+    for field, model in (
+        ("secret", WebhookWithSecretBody),
+        ("is_resting", WebhookDetailBody),
+        ("next_before", DeliveriesBody),
+    ):
+        found = [example for example in examples if field in example]
+        assert found
+        for example in found:
+            assert list(example) == list(model.model_fields)
+            assert model.model_validate(example).model_dump(mode="json") == example
