@@ -8,6 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from crm_whatsapp.domain import errors as domain
 from crm_whatsapp.domain import snapshots
+from crm_whatsapp.domain.api_keys import KeysUnknown
 from crm_whatsapp.web import errors as web
 
 _STATUS: dict[type[domain.CrmWhatsappError], int] = {
@@ -43,6 +44,7 @@ _RETRY_AFTER_SECONDS: dict[type[domain.CrmWhatsappError], int] = {
     domain.ServiceBusy: 1,
     domain.TooManyStreams: 5,
     domain.StoreUnavailable: 5,
+    KeysUnknown: 5,
     domain.StorageError: 30,
     domain.EngineUnavailable: 2,
     web.Starting: 1,

@@ -1,6 +1,7 @@
 """The routes of API keys: who may call, and for what."""
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Self
 
 from flask import Response
@@ -18,6 +19,8 @@ from crm_whatsapp.web.request_context import current_principal, current_services
 from crm_whatsapp.web.schemas import ErrorBody, Request
 from crm_whatsapp.web.strict_blueprint import StrictBlueprint
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
 
 def _key_id(value: object) -> str:
     try:
@@ -26,13 +29,16 @@ def _key_id(value: object) -> str:
         raise PydanticCustomError("crm_key_id", "{reason}", {"reason": exc.message}) from exc
 
 
-def _text_only(value: object) -> object:
-    """Refuse numbers: a time is written out."""
-    if value is not None and not isinstance(value, str):
-        raise PydanticCustomError(
-            "crm_time", "expires_at must be a time such as 2027-01-31T12:00:00Z."
-        )
-    return value
+def _moment(value: object) -> datetime | None:
+    """Read a time that is written out, with its zone; pydantic takes numbers too."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise PydanticCustomError("crm_time", "expires_at must be a time such as 2027-01-31T12:00:00Z.")
 
 
 KeyId = Annotated[
@@ -57,7 +63,7 @@ class NewKeyRequest(Request):
     scopes: list[Scope] = Field(
         min_length=1, max_length=len(Scope), description="No wider than those of the caller."
     )
-    expires_at: Annotated[AwareDatetime, BeforeValidator(_text_only)] | None = Field(
+    expires_at: Annotated[AwareDatetime | None, BeforeValidator(_moment)] = Field(
         default=None, description="Absent: valid until revoked, or as long as the caller's own."
     )
 
