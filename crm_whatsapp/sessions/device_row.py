@@ -172,6 +172,17 @@ def _check_pages(db: sqlite3.Connection) -> None:
     verdict = db.execute("pragma integrity_check(1)").fetchone()
     if verdict is None or verdict[0] != b"ok":
         raise StoreCorrupt(f"{FILE_NAME} is damaged")
+    _check_schema(db)
+
+
+def _check_schema(db: sqlite3.Connection) -> None:
+    """Refuse a schema that a writer would: a read-only connection overlooks a broken CHECK."""
+    statements = db.execute(
+        "select sql from sqlite_schema where sql is not null and name not like 'sqlite%'"
+    ).fetchall()
+    with closing(sqlite3.connect(":memory:")) as empty:
+        for (statement,) in statements:
+            empty.execute(bytes(statement).decode())
 
 
 def one_row(db: sqlite3.Connection) -> DeviceRow | None:
