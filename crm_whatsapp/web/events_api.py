@@ -69,10 +69,17 @@ def get_events(query: EventsRequest) -> Response:
     services, principal = current_services(), current_principal()
     terms = web_state().settings.streams
     subscription = _subscribe(query, services, principal)
-    peer = Peer(socket_of(request.environ), subscription, patience_seconds=terms.patience_seconds)
+    try:
+        connection = socket_of(request.environ)
+        peer = Peer(connection, subscription, patience_seconds=terms.patience_seconds)
+    except OSError:  # the client has left already
+        subscription.close()
+        raise
 
     def is_admitted() -> bool:
-        return services.authenticator.find_principal(principal.id) == principal
+        now = services.authenticator.find_principal(principal.id)
+        rights = (principal.scopes, principal.company_id)
+        return now is not None and (now.scopes, now.company_id) == rights
 
     stream = EventText(subscription, peer, terms, is_admitted)
     response = _response(stream.pieces())
