@@ -1,7 +1,9 @@
 """Brings single deliveries to their targets, signed, and says how it went."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 from standardwebhooks import Webhook as Signer
@@ -47,6 +49,10 @@ class Errand:
     outcome: Outcome | None
 
 
+def _wall_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class WebhookCourier:
     """Signs, posts, and tells the breakers. Safe to share between threads."""
 
@@ -58,12 +64,20 @@ class WebhookCourier:
         breakers: WebhookBreakers,
         clock: Clock,
         retry: RetryTerms,
+        wall_now: Callable[[], datetime] = _wall_now,
     ) -> None:
+        """Wire it.
+
+        Args:
+            wall_now: what requests are signed with: receivers compare it with their own clock,
+                so it has to follow this machine's, sleeps and corrections included.
+        """
         self._registry = registry
         self._sender = sender
         self._breakers = breakers
         self._clock = clock
         self._retry = retry
+        self._wall_now = wall_now
 
     def deliver(self, delivery: Delivery) -> Errand:
         """Make one attempt."""
@@ -80,7 +94,7 @@ class WebhookCourier:
 
     def send(self, webhook: Webhook, notice: Notice) -> Answer:
         """Post a notice once, signed as of now; raises nothing, and tells no breaker."""
-        now = self._clock.now()
+        now = self._wall_now()
         try:
             secrets = self._registry.signing_secrets(webhook).valid(now)
         except CrmWhatsappError as error:

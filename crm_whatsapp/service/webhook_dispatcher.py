@@ -46,7 +46,7 @@ class DispatchTerms:
     """
 
     share: Share
-    lanes: int = 100
+    lanes: int = 50
     per_lane: int = 20
     hold_seconds: float
     request_seconds: float
@@ -99,6 +99,7 @@ class WebhookDispatcher:
         self._changed = threading.Condition()
         self._lanes = WebhookLanes(terms.share, breakers.allowance)
         self._results: list[Attempt] = []
+        self._lanes_ended = False  # since the last claim for this reason
         self._claim_at = 0.0  # on the monotonic clock, as the times below
         self._not_before = 0.0
         self._stopping = False
@@ -183,7 +184,12 @@ class WebhookDispatcher:
         now = self._clock.monotonic()
         if now < self._not_before and not self._stopping:
             return False
-        return bool(self._results) or self._is_claim_due(now) or self._is_finished_now()
+        return (
+            bool(self._results)
+            or self._lanes_ended
+            or self._is_claim_due(now)
+            or self._is_finished_now()
+        )
 
     def _is_finished_now(self) -> bool:
         return self._stopping and (self._lanes.running == 0 or self.problem is not None)
@@ -209,19 +215,25 @@ class WebhookDispatcher:
         return min(item for item in waits if item is not None)
 
     def _settle(self) -> None:
-        while True:
-            with self._changed:
-                batch = self._results[:_MOST_SETTLED]
-            if not batch:
-                return
-            try:
+        """Write down one batch of results; a claim follows once lanes were let go by them."""
+        with self._changed:
+            batch = self._results[:_MOST_SETTLED]
+            ended = self._lanes_ended and len(batch) == len(self._results)
+            if ended:
+                self._lanes_ended = False
+        try:
+            if batch:
                 self._store.settle(batch)
-            except StoreRejected as error:
-                # Kept, they would stand in the way of all others for good.
-                log.error("how deliveries ended was refused", detail=error.message)
-            with self._changed:
-                del self._results[: len(batch)]
-                self._claim_at = 0.0  # more may have been queued behind what was held
+        except StoreRejected as error:
+            # Kept, they would stand in the way of all others for good.
+            log.error("how deliveries ended was refused", detail=error.message)
+        except Exception:
+            self._lanes_ended = True
+            raise
+        with self._changed:
+            del self._results[: len(batch)]
+            if ended:  # more may have been queued behind what was held
+                self._claim_at = 0.0
 
     def _claim_if_due(self) -> None:
         with self._changed:
@@ -279,6 +291,7 @@ class WebhookDispatcher:
             if lane.deliveries:
                 self._results.append(untried(lane.deliveries[0]))
             self._lanes.finish(lane)
+            self._lanes_ended = True
             if self._breakers.allowance(lane.webhook_id) == 0:
                 for waiting in self._lanes.withdraw(lane.webhook_id):
                     self._results.append(untried(waiting.deliveries[0]))

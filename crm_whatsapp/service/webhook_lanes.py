@@ -33,7 +33,7 @@ class Share:
 
     threads: int
     per_target: int
-    waiting_per_target: int = 50
+    waiting_per_target: int = 25
 
     @property
     def reserved(self) -> int:

@@ -155,6 +155,30 @@ def test_a_lane_has_one_request_under_way(make: Make) -> None:
     assert numbers(world.targets.requests, ACME) == list(range(5))
 
 
+def test_what_is_queued_behind_a_lane_under_way_follows_at_once(make: Make) -> None:
+    world = make()
+    gates = [threading.Event() for _ in range(30)]
+    make.gates.extend(gates)  # type: ignore[attr-defined]
+    webhook = world.register()
+    left = list(gates)
+
+    def reply(_: Request) -> Answer:
+        left.pop(0).wait(DEADLINE_SECONDS)
+        return answer()
+
+    world.targets.replies[webhook.url] = reply
+    world.queue(1)
+    observed = begun(world)
+    for number, gate in enumerate(gates, 1):
+        world.targets.await_requests(number)
+        world.queue(1)
+        world.dispatcher.wake()  # finds the lane taken
+        calls = len(observed.claims)
+        observed.signal.wait_until(lambda calls=calls: len(observed.claims) > calls, "a claim")  # type: ignore[misc]
+        gate.set()
+    world.targets.await_requests(30)
+
+
 def test_a_failure_holds_up_its_lane_alone_and_is_tried_again_when_due(make: Make) -> None:
     world = make()
     webhook = world.register()

@@ -176,6 +176,7 @@ class WebhookWorld:
             breakers=self.breakers,
             clock=self.clock,
             retry=RETRY,
+            wall_now=self.clock.now,
         )
         self.dispatcher = WebhookDispatcher(
             store=store,
