@@ -241,6 +241,45 @@ class Settings(BaseSettings):
     api_key_miss_seconds: Seconds = Field(
         default=10.0, description="An unknown key asks the database at most this often."
     )
+    supabase_jwt_secret: SecretStr | None = Field(
+        default=None,
+        description="The project's legacy JWT secret, for user tokens signed with it (HS256).",
+    )
+    user_token_issuer: WebUrl | None = Field(
+        default=None, description="The iss of user tokens. Unset: SUPABASE_URL/auth/v1."
+    )
+    user_company_claim: str = Field(
+        default="app_metadata.company_id", description="Where a user token names the company."
+    )
+    user_role_claim: str = Field(
+        default="app_metadata.whatsapp_role", description="Where a user token names the role."
+    )
+    user_role_scopes: str = Field(
+        default='{"":["read","send","manage"],"admin":["read","send","manage"],'
+        '"agent":["read","send"],"viewer":["read"]}',
+        description='What each role may, as JSON; "" is a user without a role.',
+    )
+    user_token_leeway_seconds: float = Field(
+        default=10.0, gt=0, le=300, description="How far clocks may be apart, in seconds."
+    )
+    user_keys_refresh_seconds: Seconds = Field(
+        default=600.0, description="Keys of user tokens in use are read again, every so often."
+    )
+    user_keys_miss_seconds: Seconds = Field(
+        default=10.0, description="An unknown one has them read at most this often."
+    )
+    user_keys_stale_seconds: Seconds = Field(
+        default=86_400.0, description="Without an answer the last ones stay good for so long."
+    )
+    user_keys_timeout_seconds: Seconds = Field(
+        default=3.0, description="Longest wait for that answer, in seconds."
+    )
+    cors_origins: str = Field(
+        default="", description="Origins whose pages may call, such as https://crm.example.com."
+    )
+    cors_max_age_seconds: Seconds = Field(
+        default=600.0, description="How long browsers may remember that they may, in seconds."
+    )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 inside a container."
     )

@@ -17,6 +17,7 @@ from crm_whatsapp.sessions.directory_lock import DirectoryLock
 from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.sessions.service_key import load_service_key
+from crm_whatsapp.user_settings import check_user_settings
 from crm_whatsapp.webhook_settings import check_webhook_settings
 
 _ORPHAN_GRACE_SECONDS = 5.0
@@ -71,6 +72,7 @@ def prepare_master(server: Any, settings: Settings) -> None:
             )
         check_snapshot_settings(settings)
         check_webhook_settings(settings)
+        check_user_settings(settings)
         if settings.api_key_pepper is not None:
             KeySeal.parse(settings.api_key_pepper.get_secret_value())
         check_sessions_dir(settings.sessions_dir)

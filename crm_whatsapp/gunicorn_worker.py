@@ -18,11 +18,12 @@ import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
-from crm_whatsapp.bootstrap import RunningService, stream_terms
+from crm_whatsapp.bootstrap import RunningService, build_user_tokens, stream_terms
 from crm_whatsapp.config import Settings
 from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.sessions.owner_id import load_owner_id
+from crm_whatsapp.user_settings import cors_origins
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import (
     ApiKeyAuthenticator,
@@ -56,6 +57,7 @@ def wsgi_app() -> Flask:
     key, _, _ = service_key(settings)
     service = RunningService(settings)
     configured_key = ApiKeyAuthenticator([hash_api_key(key)])
+    users = build_user_tokens(settings)
 
     def provider() -> WebServices | None:
         parts = service.parts
@@ -71,7 +73,7 @@ def wsgi_app() -> Flask:
             events=parts.events,
             reports=parts.reports,
             authenticator=CompositeAuthenticator(
-                (configured_key, KeyRingAuthenticator(parts.access.ring))
+                (configured_key, KeyRingAuthenticator(parts.access.ring), users)
             ),
             keys=parts.access.desk,
             webhooks=parts.webhooks.desk,
@@ -88,6 +90,8 @@ def wsgi_app() -> Flask:
             cookie_secure=settings.dashboard_cookie_secure,
             metrics_token=token.get_secret_value() if token else None,
             streams=stream_terms(settings),
+            cors_origins=cors_origins(settings),
+            cors_max_age_seconds=settings.cors_max_age_seconds,
         ),
     )
     app.extensions[_EXTENSION] = service

@@ -10,6 +10,7 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from crm_whatsapp.web.backups_api import backups_api
+from crm_whatsapp.web.cors import allow_origins
 from crm_whatsapp.web.dashboard.views import dashboard
 from crm_whatsapp.web.dashboard_session import SESSION_COOKIE, DashboardSessions
 from crm_whatsapp.web.documentation import documentation
@@ -36,6 +37,12 @@ _PAGE_CSP = (
 )
 _SECURITY_SCHEMES: dict[str, Any] = {
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "user_token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "The access token of a signed-in user of the Supabase project.",
+    },
     "metrics_token": {"type": "http", "scheme": "bearer", "description": "METRICS_TOKEN"},
     "dashboard": {
         "type": "apiKey",
@@ -87,6 +94,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
         settings.secret_key, max_age_seconds=settings.dashboard_session_seconds
     )
     measure(app)
+    allow_origins(app, settings.cors_origins, settings.cors_max_age_seconds)
     install(
         app,
         WebState(

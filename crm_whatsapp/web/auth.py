@@ -44,6 +44,7 @@ class Principal:
     expires_at: when the credential ends by itself; None when it does not.
     makes_keys: may list, make and revoke API keys, given the scope manage. Not said of credentials
         that a browser holds: a key outlives them.
+    user_id: the user of the CRM whose token this is; None for keys.
     """
 
     id: str
@@ -51,6 +52,12 @@ class Principal:
     company_id: str | None = None
     expires_at: datetime | None = None
     makes_keys: bool = False
+    user_id: str | None = None
+
+    @property
+    def holder(self) -> str:
+        """Whose limits count: a user has many tokens, one after another."""
+        return self.id if self.user_id is None else f"user:{self.user_id}"
 
     @property
     def is_service(self) -> bool:

@@ -27,7 +27,7 @@ backups_api = StrictBlueprint(
     __name__,
     url_prefix="/api/whatsapp",
     abp_tags=[Tag(name="backups", description="What is saved of a session, and what it survives.")],
-    abp_security=[{"api_key": []}, {"dashboard": []}],
+    abp_security=[{"api_key": []}, {"user_token": []}, {"dashboard": []}],
     abp_responses={400: ErrorBody, 401: ErrorBody, 403: ErrorBody, 503: ErrorBody},
 )
 

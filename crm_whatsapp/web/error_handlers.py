@@ -7,7 +7,7 @@ from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from crm_whatsapp.domain import errors as domain
-from crm_whatsapp.domain import snapshots
+from crm_whatsapp.domain import snapshots, user_keys
 from crm_whatsapp.domain.api_keys import KeysUnknown
 from crm_whatsapp.web import errors as web
 
@@ -29,6 +29,7 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     snapshots.StoreUnfit: 422,
     snapshots.LeaseFenced: 409,
     snapshots.SnapshotDamaged: 503,
+    user_keys.SigningKeysUnknown: 503,
     web.Unauthorized: 401,
     web.Forbidden: 403,
     web.UnsupportedMediaType: 415,
@@ -47,6 +48,7 @@ _RETRY_AFTER_SECONDS: dict[type[domain.CrmWhatsappError], int] = {
     KeysUnknown: 5,
     domain.StorageError: 30,
     domain.EngineUnavailable: 2,
+    user_keys.SigningKeysUnknown: 2,
     web.Starting: 1,
     web.NotReady: 5,
 }
@@ -91,7 +93,9 @@ def _known_error(error: domain.CrmWhatsappError) -> Response:
     else:
         response = _answer(status, error.code, error.message, details)
     if status == 401:
-        response.headers["WWW-Authenticate"] = 'ApiKey realm="crm-whatsapp"'
+        response.headers["WWW-Authenticate"] = (
+            'ApiKey realm="crm-whatsapp", Bearer realm="crm-whatsapp"'
+        )
     retry_after = _RETRY_AFTER_SECONDS.get(type(error))
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)

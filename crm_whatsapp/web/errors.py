@@ -4,7 +4,7 @@ from crm_whatsapp.domain.errors import CrmWhatsappError, InvalidInput
 
 
 class Unauthorized(CrmWhatsappError):
-    """Send a valid key in the X-API-Key header."""
+    """Send a valid key in the X-API-Key header, or a user's token as a bearer token."""
 
     code = "unauthorized"
     permanent = True

@@ -32,7 +32,7 @@ events_api = StrictBlueprint(
     __name__,
     url_prefix="/api/whatsapp",
     abp_tags=[Tag(name="events", description="Hear of every change at once.")],
-    abp_security=[{"api_key": []}, {"dashboard": []}],
+    abp_security=[{"api_key": []}, {"user_token": []}, {"dashboard": []}],
     abp_responses={400: ErrorBody, 401: ErrorBody, 403: ErrorBody, 503: ErrorBody},
 )
 
@@ -90,7 +90,7 @@ def get_events(query: EventsRequest) -> Response:
 def _subscribe(query: EventsRequest, services: WebServices, principal: Principal) -> Subscription:
     company_id = query.company_id or principal.company_id
     audience = Audience(
-        principal_id=principal.id,
+        principal_id=principal.holder,
         company_id=company_id,
         sees_codes=Scope.MANAGE in principal.scopes,
         is_limited=not principal.is_service,

@@ -5,7 +5,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import phonenumbers
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
 from crm_whatsapp.domain.company import parse_company_id
@@ -78,6 +78,11 @@ def _printable(value: str) -> str:
     return value
 
 
+def _whole(value: object) -> object:
+    """Take 3.0 for 3, as JSON does: many programs know no other numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 CompanyId = Annotated[
     str,
     BeforeValidator(_company_id),
@@ -88,7 +93,20 @@ CompanyId = Annotated[
         json_schema_extra={"format": "uuid", "example": "3b1bee0c-cbee-4de1-88f1-d6e890f4c995"},
     ),
 ]
-PhoneNumber = Annotated[StrictStr, Field(max_length=32), AfterValidator(_phone_number)]
+PhoneNumber = Annotated[
+    StrictStr,
+    Field(max_length=32, json_schema_extra={"pattern": f"^{_PHONE_CHARACTERS.pattern}$"}),
+    AfterValidator(_phone_number),
+]
 ProxyUrl = Annotated[StrictStr, Field(max_length=2048), AfterValidator(_proxy_url)]
-MessageText = Annotated[StrictStr, Field(min_length=1, max_length=65536), AfterValidator(_no_nul)]
-ShortText = Annotated[StrictStr, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+MessageText = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=65536, json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    AfterValidator(_no_nul),
+]
+ShortText = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=128, json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]*$"}),
+    AfterValidator(_printable),
+]
+WholeNumber = Annotated[StrictInt, BeforeValidator(_whole)]

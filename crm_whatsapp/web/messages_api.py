@@ -13,7 +13,7 @@ messages_api = StrictBlueprint(
     __name__,
     url_prefix="/api/whatsapp",
     abp_tags=[Tag(name="messages", description="Send messages.")],
-    abp_security=[{"api_key": []}, {"dashboard": []}],
+    abp_security=[{"api_key": []}, {"user_token": []}, {"dashboard": []}],
     abp_responses={400: ErrorBody, 401: ErrorBody, 403: ErrorBody, 503: ErrorBody},
 )
 

@@ -35,7 +35,9 @@ class ReportRequest(Request):
     """Which window, and whose."""
 
     hours: Annotated[int, BeforeValidator(_hours)] = Field(
-        default=24, description="Length of the window that ends now, in hours: 1 to 720."
+        default=24,
+        description="Length of the window that ends now, in hours: 1 to 720.",
+        json_schema_extra={"minimum": 1, "maximum": _MOST_HOURS},
     )
     company_id: CompanyId | None = Field(
         default=None, description="Only this company; a company key sees its own in any case."
@@ -149,7 +151,7 @@ report_api = StrictBlueprint(
     __name__,
     url_prefix="/api/whatsapp",
     abp_tags=[Tag(name="report", description="How the sessions are, and how they have been.")],
-    abp_security=[{"api_key": []}, {"dashboard": []}],
+    abp_security=[{"api_key": []}, {"user_token": []}, {"dashboard": []}],
     abp_responses={400: ErrorBody, 401: ErrorBody, 403: ErrorBody, 503: ErrorBody},
 )
 

@@ -124,7 +124,8 @@ def _identify_caller() -> Principal:
         return _identify_visitor()
     principal = current_services().authenticator.authenticate(presented)
     if principal is None:
-        raise Unauthorized("The key is not valid.")
+        what = "token" if presented.api_key is None else "key"
+        raise Unauthorized(f"The {what} is not valid.")
     return principal
 
 

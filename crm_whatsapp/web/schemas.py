@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from crm_whatsapp.domain.connection import (
     Connection,
@@ -20,6 +20,7 @@ from crm_whatsapp.web.field_types import (
     PhoneNumber,
     ProxyUrl,
     ShortText,
+    WholeNumber,
 )
 
 
@@ -80,7 +81,7 @@ class CleanUpRequest(Request):
     company_id: CompanyId | None = Field(
         default=None, description="Absent: of every company; needs a service key."
     )
-    keep: StrictInt = Field(default=3, ge=1, le=1000, description="How many stay, newest first.")
+    keep: WholeNumber = Field(default=3, ge=1, le=1000, description="How many stay, newest first.")
 
 
 class StatusBody(BaseModel):

@@ -320,6 +320,8 @@ class WebSettings:
     cookie_secure: send the dashboard's cookie over https only.
     dashboard_session_seconds: how long a login lasts.
     metrics_token: opens /metrics as a bearer token; None leaves that to service keys.
+    cors_origins: origins whose pages may call the API, exactly as browsers write them.
+    cors_max_age_seconds: how long browsers may remember that.
     """
 
     secret_key: str
@@ -330,3 +332,5 @@ class WebSettings:
     dashboard_session_seconds: int = 12 * 3600
     metrics_token: str | None = field(default=None, repr=False)
     streams: StreamTerms = StreamTerms()
+    cors_origins: frozenset[str] = frozenset()
+    cors_max_age_seconds: float = 600.0

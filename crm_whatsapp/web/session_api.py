@@ -34,7 +34,7 @@ session_api = StrictBlueprint(
     __name__,
     url_prefix="/api/whatsapp",
     abp_tags=[Tag(name="session", description="Connect a company and see how it is.")],
-    abp_security=[{"api_key": []}, {"dashboard": []}],
+    abp_security=[{"api_key": []}, {"user_token": []}, {"dashboard": []}],
     abp_responses={400: ErrorBody, 401: ErrorBody, 403: ErrorBody, 503: ErrorBody},
 )
 
@@ -59,7 +59,7 @@ def connect(body: ConnectRequest) -> Response:
     connection = current_services().sessions.connect(
         body.company_id,
         method=body.method,
-        user_id=body.user_id,
+        user_id=current_principal().user_id or body.user_id,
         phone_number=body.phone_number,
         fresh=body.fresh,
         proxy=body.proxy,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictStr
 from pydantic import model_validator as after_all
 from pydantic_core import PydanticCustomError
 
@@ -12,7 +12,7 @@ from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.errors import InvalidInput
 from crm_whatsapp.domain.notices import NoticeKind
 from crm_whatsapp.domain.webhooks import DeliveryRecord, DeliveryState, Webhook, WebhookOrigin
-from crm_whatsapp.web.field_types import CompanyId
+from crm_whatsapp.web.field_types import CompanyId, WholeNumber
 from crm_whatsapp.web.schemas import Request
 
 _MOST_IDS = 1000
@@ -101,7 +101,7 @@ class RedeliverRequest(Request):
 
     delivery_ids: (
         Annotated[
-            list[Annotated[StrictInt, Field(ge=1, le=_LARGEST_ID)]],
+            list[Annotated[WholeNumber, Field(ge=1, le=_LARGEST_ID)]],
             Field(min_length=1, max_length=_MOST_IDS),
         ]
         | None

@@ -46,6 +46,7 @@ webhooks_api = StrictBlueprint(
 @requires(Scope.MANAGE)
 def create_webhook(body: NewWebhookRequest) -> Response:
     """Have events posted to a URL from now on. The secret is shown in this answer alone."""
+    _refuse_users()
     if body.company_id is None:
         current_principal().require_service("A webhook for every company")
     webhook, secret = current_services().webhooks.create(
@@ -95,6 +96,7 @@ def get_webhook(path: WebhookPath) -> Response:
 @requires(Scope.MANAGE, keeping=CompanyKeeping.BY_RESOURCE)
 def change_webhook(path: WebhookPath, body: ChangeWebhookRequest) -> Response:
     """Change what is given. After a change of the secret both sign for a while."""
+    _refuse_users()
     _reached(path)
     webhook, secret = current_services().webhooks.change(
         path.webhook_id,
@@ -163,6 +165,12 @@ def test_webhook(path: WebhookPath) -> Response:
     return json_answer(
         TestedBody(status_code=answer.status_code or 0, took_ms=round(answer.took_seconds * 1000))
     )
+
+
+def _refuse_users() -> None:
+    """Refuse a user's token: a webhook outlives it, and hears codes and messages."""
+    if current_principal().user_id is not None:
+        raise Forbidden("Webhooks are set up with a key, not with a user's token.")
 
 
 def _reached(path: WebhookPath) -> Webhook:
