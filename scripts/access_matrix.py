@@ -211,11 +211,11 @@ class Town:
             "revoked": revoked,
         }
         self.settle_companies()
-        own = {"company_id": self.company_id}
         for scope in Scope:
             rest = [item.value for item in Scope if item is not scope]
             self.credentials[f"service-{scope}"] = self.credential(scopes=rest)
-            self.credentials[f"own-{scope}"] = self.credential(scopes=rest, **own)
+            own = self.credential(scopes=rest, company_id=self.company_id)
+            self.credentials[f"own-{scope}"] = own
         self.manage("DELETE", f"/keys/{_id_of(revoked)}")
         self.await_refusal(expired)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from deployment import Deployment
 
 from access_matrix import HttpDoor, documented, markdown, walk_town
 from crm_whatsapp.domain.api_keys import new_key_text
-from service_process import API, REPOSITORY, wait_for
+from service_process import API, REPOSITORY, ServiceDidNotStart, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -79,6 +80,8 @@ def test_a_key_made_by_the_command_line_is_taken_at_once(deployment: Deployment)
     assert command(deployment, "revoke", key_id).returncode == 0
     assert service.request("GET", f"{API}/keys").json()["keys"][0]["revoked_at"] is not None
     assert command(deployment, "revoke", "aaaaaaaaaaaa").returncode == 1
+    unknown = command(deployment, "create", "--name", "crm", "--scopes", "read,dream")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
 
 
 def test_keys_stay_valid_over_a_restart_without_the_database(deployment: Deployment) -> None:
@@ -115,6 +118,35 @@ def test_the_access_matrix_in_the_docs_is_what_the_deployed_service_does(
 
     assert markdown(rows) == documented(), "run: make access-matrix ARGS=--write"
     assert "Traceback" not in deployment.log()
+
+
+def test_pods_of_one_pepper_take_each_others_keys(deployment: Deployment, tmp_path: Path) -> None:
+    pepper = "one pepper for every pod of the tests"
+    first = deployment.start(SESSIONS_DIR=str(tmp_path / "first"), API_KEY_PEPPER=pepper)
+    second = deployment.start(SESSIONS_DIR=str(tmp_path / "second"), API_KEY_PEPPER=pepper)
+    made = first.post("keys", name="a test", scopes=["read"], company_id=ACME).json()
+    path = f"{API}/status?company_id={ACME}"
+
+    assert second.request("GET", path, key=made["key"]).status == 200
+    assert first.request("DELETE", f"{API}/keys/{made['id']}").status == 200
+    assert first.request("GET", path, key=made["key"]).status == 401
+
+    kept = first.post("keys", name="a test", scopes=["read"], company_id=ACME).json()
+    stranger = deployment.start(SESSIONS_DIR=str(tmp_path / "third"))
+    assert stranger.request("GET", path, key=kept["key"]).status == 401
+
+    def told() -> bool:
+        checks = {check["name"]: check for check in stranger.readiness()["checks"]}
+        return "API_KEY_PEPPER" in checks["api-keys"]["detail"]
+
+    assert wait_for(told, 20.0)
+
+
+def test_a_pepper_that_is_too_short_is_refused_at_the_start(deployment: Deployment) -> None:
+    service = deployment.new_service(API_KEY_PEPPER="too short a pepper")
+    with pytest.raises(ServiceDidNotStart, match="entry 1 of API_KEY_PEPPER has 18 characters"):
+        service.start()
+    assert "too short a pepper" not in deployment.log()
 
 
 def test_the_stream_of_a_revoked_key_ends(deployment: Deployment) -> None:

@@ -7,6 +7,7 @@ import pytest
 from flask import Flask
 
 from access_matrix import (
+    Credential,
     Reply,
     Route,
     Town,
@@ -98,6 +99,51 @@ def test_bad_credentials_open_nothing_and_reach_no_service(
     assert services.webhooks.targets.requests == []
     # One look for a key that might have been made elsewhere; not one for each request.
     assert services.keys.store.calls <= before + 1
+
+
+MALFORMED: tuple[dict[str, str], ...] = (
+    {"X-API-Key": ""},
+    {"X-API-Key": " "},
+    {"X-API-Key": "\xff\xfe"},
+    {"X-API-Key": "crmwa_"},
+    {"X-API-Key": "x" * 8000},
+    {"X-API-Key": f"{SERVICE_KEY},{SERVICE_KEY}"},
+    {"X-API-Key": f"Bearer {SERVICE_KEY}"},
+    {"Authorization": ""},
+    {"Authorization": "Bearer"},
+    {"Authorization": "Bearer "},
+    {"Authorization": "Bearer \xff"},
+    {"Authorization": f"Bearer {SERVICE_KEY}"},
+    {"Authorization": f"ApiKey {SERVICE_KEY}"},
+    {"Authorization": f"Basic {SERVICE_KEY}"},
+    {"Authorization": SERVICE_KEY},
+    {"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYXV0aGVudGljYXRlZCJ9."},
+    {"Cookie": f"crm_whatsapp_session={SERVICE_KEY}"},
+    {"Cookie": "crm_whatsapp_session="},
+    {"X-Api-Key-Id": "aaaaaaaaaaaa", "X-Company-Id": "3b1bee0c-cbee-4de1-88f1-d6e890f4c995"},
+    {"X-HTTP-Method-Override": "GET", "X-Forwarded-User": "admin", "X-Original-URL": "/healthz"},
+)
+
+
+@pytest.mark.parametrize("headers", MALFORMED, ids=range(len(MALFORMED)))
+def test_what_is_no_credential_opens_nothing(
+    app: Flask, services: FakeServices, headers: dict[str, str]
+) -> None:
+    door = InProcessDoor(app)
+    stranger = Town(door=door, service_key=SERVICE_KEY)
+    for route in routes(app):
+        if route.access.scope is not None:
+            credential = Credential(headers=headers, cookie="crm_whatsapp_session=x")
+            reply = door.ask(*stranger.request(route, credential, **nothing(route)))
+            assert reply.status == (302 if route.access.is_page else 401), route
+    assert services.sessions.calls == []
+
+
+@pytest.mark.parametrize("name", ["api_key", "key", "apikey", "access_token", "token"])
+def test_a_key_in_the_address_opens_nothing(app: Flask, name: str) -> None:
+    door = InProcessDoor(app)
+    for path in ("/metrics", "/api/whatsapp/active-sessions", "/api/whatsapp/events"):
+        assert door.ask("GET", f"{path}?{name}={SERVICE_KEY}", {}).status == 401
 
 
 def nothing(route: Route) -> dict[str, str]:
