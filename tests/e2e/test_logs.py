@@ -17,6 +17,10 @@ pytestmark = pytest.mark.e2e
 SNAPSHOT_KEY = "a2V5LW9mLXRoZS1sb2ctdGVzdC0wMTIzNDU2Nzg5YWI="
 BODY_OUT = "the price is confidential-4711"
 BODY_IN = "my card ends in confidential-0815"
+METRICS_TOKEN = "metrics-token-5d1e7c33"
+WEBHOOK_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1sb2ctdGVzdC0wMTIz"
+WEBHOOK_PATH_TOKEN = "hook-path-token-91ab"
+ALERT_PASSWORD = "alert-password-77f0"
 PROXY_PASSWORD = "proxy-password-3c9f"
 ORIGIN = {"timestamp", "level", "event", "instance"}
 
@@ -37,10 +41,19 @@ class Life:
             "SNAPSHOT_ENCRYPTION_KEYS": f"log1:{SNAPSHOT_KEY}",
             "KEEPALIVE_INTERVAL_SECONDS": "1",
             "SYNC_INTERVAL_SECONDS": "1",
+            "METRICS_TOKEN": METRICS_TOKEN,
+            "WEBHOOK_URL": f"http://127.0.0.1:9/{WEBHOOK_PATH_TOKEN}",
+            "WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "ALERT_URLS": f"json://operator:{ALERT_PASSWORD}@127.0.0.1:9/",
         }
         self.secrets |= {
             "the database key": world.stack.service_key,
             "the snapshot key": SNAPSHOT_KEY,
+            "the token of metrics": METRICS_TOKEN,
+            "the webhook's secret": WEBHOOK_SECRET.removeprefix("whsec_"),
+            "the secret part of the webhook's address": WEBHOOK_PATH_TOKEN,
+            "the alert channel's password": ALERT_PASSWORD,
         }
         by_qr, by_code, seeded = self._first_run()
         self.secrets["the service key"] = world.service.api_key
@@ -103,6 +116,14 @@ class Life:
         world = self.deployment
         world.start()
         world.await_all_connected([by_qr, by_code, seeded])
+        made = world.service.post("keys", name="log test", company_id=by_qr, scopes=["read"])
+        assert made.status == 201, made.content
+        company_key = made.json()["key"]
+        self.secrets["a company's key"] = company_key.rsplit("_", 1)[-1]
+        path = f"/api/whatsapp/status?company_id={by_qr}"
+        assert world.service.request("GET", path, key=company_key).status == 200
+        bearer = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+        assert world.service.request("GET", "/metrics", headers=bearer).status == 200
         self.secrets["the proxy's password"] = PROXY_PASSWORD
         proxied = str(uuid.uuid4())
         world.service.post(
