@@ -82,8 +82,7 @@ class SigningKeys:
         """
         key = self._usable(key_id)
         if key is not None:
-            if self._age() >= self._terms.refresh_seconds and self._claim():
-                threading.Thread(target=self._ask, name="user-keys", daemon=True).start()
+            self._refresh()
             return key
         if self._claim():
             self._ask()
@@ -93,8 +92,16 @@ class SigningKeys:
         return key
 
     def is_current(self, key: SigningKey) -> bool:
-        """Tell whether the key is still in the list; asks nobody."""
-        return self._usable(key.id) == key
+        """Tell whether the key is still in the list; waits for nobody."""
+        if self._usable(key.id) != key:
+            return False
+        self._refresh()
+        return True
+
+    def _refresh(self) -> None:
+        """Have an old list read again, beside the request."""
+        if self._age() >= self._terms.refresh_seconds and self._claim():
+            threading.Thread(target=self._ask, name="user-keys", daemon=True).start()
 
     def _usable(self, key_id: str) -> SigningKey | None:
         return self._keys.get(key_id) if self._age() < self._terms.stale_seconds else None

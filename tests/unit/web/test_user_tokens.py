@@ -412,6 +412,19 @@ class TestKeys:
         keys.await_reading()
         assert keys.asked == 2
 
+    def test_a_token_that_is_shown_again_and_again_hears_of_the_revocation(self) -> None:
+        keys, hands = published(), Hands()
+        users = project(keys, hands)
+        text = token()
+        principal = ask(users, text)
+        assert principal is not None
+        keys.keys = []
+        hands.seconds += 601
+        assert users.find_principal(principal.id) == principal
+        keys.await_reading()
+        assert users.find_principal(principal.id) is None
+        assert ask(users, text) is None
+
     def test_known_keys_outlive_the_endpoint_for_a_while(self) -> None:
         keys, hands = published(), Hands()
         users = project(keys, hands)
