@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _DAY = 86_400.0
 FIRST_CLEAN_UP_SECONDS = 600.0
 """After the start, when sessions are back: daily jobs of a service that is restarted every day."""
+RETRY_CLEAN_UP_SECONDS = 600.0
+"""After a failure: the database was away just then, and tomorrow is far."""
 
 
 def build_retention(
@@ -44,12 +46,14 @@ def retention_jobs(parts: "Parts") -> list[Job]:
             interval_seconds=parts.settings.cleanup_interval_seconds,
             function=parts.retention.run,
             first_after_seconds=FIRST_CLEAN_UP_SECONDS,
+            retry_after_seconds=RETRY_CLEAN_UP_SECONDS,
         ),
         Job(
             name="snapshot-clean-up",
             interval_seconds=parts.settings.cleanup_interval_seconds,
             function=parts.snapshots.clean_up,
             first_after_seconds=FIRST_CLEAN_UP_SECONDS,
+            retry_after_seconds=RETRY_CLEAN_UP_SECONDS,
         ),
     ]
 

@@ -23,6 +23,7 @@ class Job:
     at_once: the first run comes with the start of the board, not one interval later.
     first_after_seconds: the first run comes so long after it, if that is before one interval is
         over: a daily job must not wait for a service that is never up for a day.
+    retry_after_seconds: after a failure the next run comes so soon, if that is before its interval.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Job:
     function: Callable[[], object]
     at_once: bool = False
     first_after_seconds: float = math.inf
+    retry_after_seconds: float = math.inf
 
 
 @dataclass(slots=True)
@@ -121,6 +123,9 @@ class JobBoard:
                     again = job.name in self._again
                     self._again.discard(job.name)
                     self._running[job.name] = time.monotonic()
+            if error and job.retry_after_seconds < job.interval_seconds and self._scheduler.running:
+                soon = datetime.now(UTC) + timedelta(seconds=job.retry_after_seconds)
+                self._scheduler.modify_job(job.name, next_run_time=soon)
         finally:
             with self._lock:
                 self._running.pop(job.name, None)

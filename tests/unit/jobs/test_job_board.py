@@ -49,6 +49,29 @@ def test_a_daily_job_does_not_wait_for_a_day(board: JobBoard) -> None:
     assert at_its_interval.wait(10)
 
 
+def test_a_job_that_failed_does_not_wait_for_its_interval(board: JobBoard) -> None:
+    done = threading.Event()
+    outcomes = iter([StoreUnavailable("away"), StoreUnavailable("away"), None])
+
+    def work() -> None:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+        done.set()
+
+    board.add(
+        Job(
+            name="work",
+            interval_seconds=24 * HOUR,
+            function=work,
+            at_once=True,
+            retry_after_seconds=0.01,
+        )
+    )
+    board.start()
+    assert done.wait(10)
+
+
 def test_failures_are_counted_until_the_next_success(board: JobBoard) -> None:
     outcomes = iter([StoreUnavailable("away"), None])
 
