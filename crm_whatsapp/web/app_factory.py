@@ -35,6 +35,27 @@ _PAGE_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+# What pages, and what might be put into them, do not get to use.
+_PERMISSIONS = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        "accelerometer",
+        "camera",
+        "display-capture",
+        "geolocation",
+        "gyroscope",
+        "hid",
+        "magnetometer",
+        "microphone",
+        "midi",
+        "payment",
+        "publickey-credentials-get",
+        "screen-wake-lock",
+        "serial",
+        "usb",
+        "xr-spatial-tracking",
+    )
+)
 _SECURITY_SCHEMES: dict[str, Any] = {
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "user_token": {
@@ -124,8 +145,13 @@ def _add_headers(response: Response) -> Response:
     headers = response.headers
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"
+    headers["X-Frame-Options"] = "DENY"  # as frame-ancestors, for browsers that lack it
+    headers["Cross-Origin-Resource-Policy"] = "same-origin"
     is_page = response.mimetype == "text/html"
     headers.setdefault("Content-Security-Policy", _PAGE_CSP if is_page else _DATA_CSP)
+    if is_page:
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        headers["Permissions-Policy"] = _PERMISSIONS
     if request.path.startswith("/api") or "Cache-Control" not in headers:
         headers["Cache-Control"] = "no-store"
     return response
