@@ -71,7 +71,10 @@ class EngineHost:
             Order.SEND: self._send,
             Order.CAREFUL: self._set_careful,
             Order.TAKEN: self._taken,
-            Order.SHUTDOWN: self._shutdown,
+            # On a thread of its own: clients that stop wait for TAKEN.
+            Order.SHUTDOWN: lambda frame: threading.Thread(
+                target=self._shutdown, args=(frame,), name="shutdown", daemon=True
+            ).start(),
         }
         while True:
             frame = self._channel.receive()

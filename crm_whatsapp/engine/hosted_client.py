@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 from crm_whatsapp.engine.alarm import Alarm
@@ -15,6 +16,8 @@ from crm_whatsapp.engine.event_translation import (
     translate,
 )
 from crm_whatsapp.engine.inbound_flow import InboundFlow
+from crm_whatsapp.engine.inbound_spool import FILE_NAME as SPOOL_NAME
+from crm_whatsapp.engine.inbound_spool import InboundSpool
 from crm_whatsapp.engine.inbound_translation import translate_inbound
 from crm_whatsapp.engine.login import LOGIN_SETTLED
 from crm_whatsapp.engine.session_lock import SessionLock
@@ -90,7 +93,10 @@ class HostedClient:
         self._turn: Turn | None = None
         self._slot: DialSlot | None = None
         self._client: WhatsAppClient | None = None
-        self._flow = InboundFlow()
+        self._flow = InboundFlow(
+            InboundSpool(Path(order.store_path).with_name(SPOOL_NAME)),
+            lambda name, fields: host.report_inbound(self, name, fields),
+        )
 
     # --- asked by the engine ------------------------------------------------------------------
 
@@ -121,6 +127,7 @@ class HostedClient:
 
     def prepare(self, slot: DialSlot) -> bool:
         """Make the client; say False when it was stopped while it waited."""
+        self._flow.recover()
         client = self._host.make_client(
             company_id=self.company_id,
             store_path=self._store_path,
@@ -187,8 +194,7 @@ class HostedClient:
     def _inbound_arrived(self, code: int, message: Any) -> None:
         """Report messages and receipts, no faster than they are told outside."""
         for name, fields in translate_inbound(code, message):
-            self._flow.admit(sum(len(value) for value in fields.values() if _has_length(value)))
-            self._host.report_inbound(self, name, fields)
+            self._flow.put(name, fields)
 
     def qr_shown(self, text: str) -> None:
         """A saved session never shows a QR code: the device row is missing."""
@@ -277,8 +283,7 @@ class HostedClient:
         finally:
             turn.release()
         if self._phase in (Phase.OPEN, Phase.RECONNECTING):
-            # What is in neonize's channel has been acknowledged: nobody would send it again.
-            self._flow.wait_quiet(self.QUIET_SECONDS, self.DRAIN_SECONDS)
+            self._flow.drain(self.QUIET_SECONDS, self.DRAIN_SECONDS)
         self._clear()
         if self._phase is Phase.UNPAIRED:
             # connect() waits for a QR channel that nobody closes any more; it touches nothing.
@@ -307,9 +312,6 @@ class HostedClient:
             self._phase = Phase.GONE
         if fields is not None and fields["gave_up"]:
             _log.warning("neonize gave up client %s: %s", self.company_id, error)
+        self._flow.close()
         self.lock.release()
         self._host.report_gone(self, fields)
-
-
-def _has_length(value: object) -> bool:
-    return isinstance(value, str | list)

@@ -12,6 +12,7 @@ from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.call_desk import CallDesk
 from crm_whatsapp.engine.event_translation import MESSAGE, Fields
 from crm_whatsapp.engine.hosted_client import ClientOrder, HostedClient, Phase
+from crm_whatsapp.engine.inbound_spool import FILE_NAME
 from crm_whatsapp.engine.pairing_client import PairingClient
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import StartGate
@@ -126,7 +127,7 @@ def order(tmp_path: Path) -> ClientOrder:
     return ClientOrder(
         company_id="c-1",
         generation=1,
-        store_path="store.db",
+        store_path=str(tmp_path / "store.db"),
         lock=SessionLock(tmp_path / "lock"),
         proxy=None,
     )
@@ -271,26 +272,20 @@ def message(text: str) -> Any:
     return message_event({"conversation": text}, message_id=text)
 
 
-def test_messages_are_held_back_until_they_are_taken(
+def test_messages_go_as_they_are_taken_and_hold_up_nothing_else(
     client: ScriptedClient, host: ListeningHost, order: ClientOrder
 ) -> None:
     hosted = HostedClient(order, host)
     dial(hosted, host, client)
     hosted.device_known(DEVICE)
-
-    def write() -> None:
-        for number in range(100):
-            hosted.event_arrived(MESSAGE, message(str(number)))
-        hosted.event_arrived(12, SimpleNamespace())
-
-    threading.Thread(target=write, daemon=True).start()
-    assert wait_for(lambda: len(host.events) == 64, WAIT_SECONDS)
+    for number in range(100):
+        hosted.event_arrived(MESSAGE, message(str(number)))
+    hosted.event_arrived(12, SimpleNamespace())
+    assert messages(host) == [str(number) for number in range(64)]
+    assert host.events[-1] == ("ClientDisconnected", {})
     hosted.inbound_taken(1)
-    assert wait_for(lambda: len(host.events) == 65, WAIT_SECONDS)
-    hosted.inbound_taken(64)
-    host.await_event("ClientDisconnected")
-    ids = [fields["message_id"] for name, fields in host.events if name == "MessageArrived"]
-    assert ids == [str(number) for number in range(100)]
+    hosted.inbound_taken(63)
+    assert messages(host) == [str(number) for number in range(100)]
 
 
 def test_what_neonize_still_holds_is_told_before_the_client_is_forgotten(
@@ -299,20 +294,44 @@ def test_what_neonize_still_holds_is_told_before_the_client_is_forgotten(
     hosted = HostedClient(order, host)
     dial(hosted, host, client)
     hosted.device_known(DEVICE)
-    written = threading.Event()
+    disconnected = threading.Event()
 
     def write() -> None:
+        assert disconnected.wait(WAIT_SECONDS)
         for number in range(150):
             hosted.event_arrived(MESSAGE, message(str(number)))
-        assert "stop" not in client.calls
-        written.set()
+            if number % 50 == 0:
+                assert "stop" not in client.calls
+            hosted.inbound_taken(1)
 
-    threading.Thread(target=write, daemon=True).start()
-    assert wait_for(lambda: len(host.events) == 64, WAIT_SECONDS)
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    client.disconnect = disconnected.set  # type: ignore[method-assign]
+    hosted.request_stop()
+    writing.join(WAIT_SECONDS)
+    assert host.gone.wait(WAIT_SECONDS)
+    assert messages(host) == [str(number) for number in range(150)]
+    assert client.calls[-1] == "stop"
+    assert not (Path(order.store_path).parent / FILE_NAME).exists()
+
+
+def test_what_was_not_told_goes_to_the_next_client(
+    client: ScriptedClient, host: ListeningHost, order: ClientOrder
+) -> None:
+    hosted = HostedClient(order, host)
+    dial(hosted, host, client)
+    hosted.device_known(DEVICE)
+    hosted.event_arrived(MESSAGE, message("written down"))
     hosted.request_stop()
     assert host.gone.wait(WAIT_SECONDS)
-    assert written.is_set()
-    assert len(host.events) == 150
+    later = ListeningHost(ScriptedClient())
+    following = HostedClient(order, later)
+    assert following.prepare(later.gate.dials.acquire())
+    assert messages(later) == ["written down"]
+
+
+def messages(host: ListeningHost) -> list[str]:
+    return [fields["message_id"] for name, fields in host.events if name == "MessageArrived"]
 
 
 def pairing(
