@@ -14,6 +14,7 @@ from crm_whatsapp.domain.alerts import AlertKind
 from crm_whatsapp.domain.connection import UserAction
 from crm_whatsapp.domain.errors import CrmWhatsappError
 from crm_whatsapp.domain.status_words import WORDING
+from crm_whatsapp.service.api_key_desk import TooManyKeys
 from crm_whatsapp.service.session_backups import SnapshotsOff
 from crm_whatsapp.service.webhook_desk import SetByEnvironment
 from crm_whatsapp.web import errors as web_errors
@@ -83,7 +84,12 @@ def test_every_error_code_that_is_told_exists() -> None:
     def below(kind: type[CrmWhatsappError]) -> set[str]:
         return {kind.code}.union(*map(below, kind.__subclasses__()))
 
-    loaded = {web_errors.Unauthorized.code, SnapshotsOff.code, SetByEnvironment.code}
+    loaded = {
+        web_errors.Unauthorized.code,
+        SnapshotsOff.code,
+        SetByEnvironment.code,
+        TooManyKeys.code,
+    }
     assert loaded <= below(CrmWhatsappError)
     of_http = {"bad-request", "method-not-allowed", "body-too-large", "unsupported-media-type"}
     cells = chain.from_iterable(row[1:] for row in table_rows(INTEGRATION, "status"))
