@@ -20,7 +20,7 @@ HAS_NODE = node -e 'process.exitCode = parseInt(process.versions.node) >= 20 ? 0
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 fail = { printf '\033[31m==> %s\033[0m\n' "$(1)" >&2; exit 1; }
 
-.PHONY: help install check format test demo run soak bench-restore bench-status bench-snapshot bench-events lock clean
+.PHONY: help install check format test demo run soak bench-restore bench-status bench-snapshot bench-events fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -80,6 +80,9 @@ bench-events: install ## how soon rows, streams and webhooks hear; database call
 
 access-matrix: install ## who may call what: every route, tried with every kind of credential
 	@exec env PYTHONPATH=. $(BIN)/python scripts/access_matrix.py $(ARGS)
+
+fuzz: install ## 10,000 requests made from the OpenAPI document, and whether the answers are as it says
+	@exec $(BIN)/python scripts/fuzz_api.py $(ARGS)
 
 lock: install ## compile requirements*.in to pinned, hashed requirements*.txt
 	@for name in requirements requirements-dev requirements-node; do \
