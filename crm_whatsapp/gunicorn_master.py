@@ -5,6 +5,7 @@ the database client.
 """
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,6 +65,8 @@ def check_snapshot_settings(settings: Settings) -> None:
 
 def prepare_master(server: Any, settings: Settings) -> None:
     """Check what would make the worker fail, and take the lock on SESSIONS_DIR."""
+    # A core file would hold every key. Also for the worker and for all that it starts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         if server.cfg.workers != 1:
             raise ConfigurationError(

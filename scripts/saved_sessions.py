@@ -33,6 +33,7 @@ def seed_saved_sessions(
         company_id = str(uuid.uuid4())
         folders.prepare(company_id)
         write_store(folders.store_path(company_id), device)
+        folders.store_path(company_id).chmod(0o600)  # as the service makes it
         if with_credentials:
             folders.write_credentials(
                 Credentials(
