@@ -8,6 +8,8 @@ from crm_whatsapp.engine.frames import Report
 
 _LONG_NUMBER = re.compile(r"\d{6,}")
 _QR_TEXT = re.compile(r"https://wa\.me/settings/linked_devices\S*|\b2@\S{20,}")
+_STANZA = re.compile(r"<(?:message|receipt|notification|call|ib|iq)\b.*", re.DOTALL)
+"""whatsmeow shows a whole stanza when its handling takes long: names and ciphertext."""
 _STANZA_LOGGERS = ("whatsmeow.Client.Send", "whatsmeow.Client.Recv", "whatsmeow.Client.QRChannel")
 _TALKATIVE = ("neonize.utils.ffmpeg", "whatsmeow.Client.Socket")
 """They complain of what is normal here: no ffmpeg, and each end of a socket."""
@@ -40,8 +42,8 @@ class FrameLogHandler(logging.Handler):
 
 
 def redact(text: str, *, keep_numbers: bool) -> str:
-    """Return the line without QR text and, unless asked for, without phone numbers."""
-    text = _QR_TEXT.sub("<qr>", text)
+    """Return the line without QR text and stanzas and, unless asked for, without phone numbers."""
+    text = _STANZA.sub("<stanza>", _QR_TEXT.sub("<qr>", text))
     return text if keep_numbers else _LONG_NUMBER.sub("<number>", text)
 
 
