@@ -127,7 +127,7 @@ def logout(body: CompanyRequest) -> Response:
 @session_api.delete(
     "/sessions/<path:company_id>",
     summary="Forget a company's session",
-    responses={200: DeletedBody},
+    responses={200: DeletedBody, 404: ErrorBody},
 )
 @requires(Scope.MANAGE)
 def delete_session(path: CompanyRequest) -> Response:

@@ -108,3 +108,14 @@ def test_how_many_to_keep_must_make_sense(
     assert answer.status_code == 400
     assert answer.get_json()["error"]["field"] == "keep"
     assert not services.backups.calls
+
+
+def test_whole_numbers_may_be_written_with_a_point(
+    client: FlaskClient, services: FakeServices, company: str
+) -> None:
+    body = f'{{"company_id": "{company}", "keep": 5.0}}'
+    answer = client.post(
+        f"{API}/cleanup-backups", data=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert (answer.status_code, answer.get_json()["kept"]) == (200, 5)

@@ -47,6 +47,16 @@ def test_document_has_every_route(anonymous: FlaskClient) -> None:
     assert document["openapi"].startswith("3.1")
 
 
+def test_document_says_how_bodies_are_refused(anonymous: FlaskClient) -> None:
+    document = anonymous.get(f"{API}/openapi.json").get_json()
+
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            refusals = {"413", "415"} & operation["responses"].keys()
+            wanted = {"413", "415"} if "requestBody" in operation else set()
+            assert refusals == wanted, (method, path)
+
+
 def test_document_says_what_a_request_needs(anonymous: FlaskClient) -> None:
     document = anonymous.get(f"{API}/openapi.json").get_json()
 
