@@ -76,18 +76,34 @@ class BacklogSender:
 
         Raises:
             NoticesNotTaken: a call with notices failed; what came before it is sent.
-            StoreUnavailable, StoreRejected: another call failed; what came before it is sent.
+            StoreUnavailable: another call failed; what came before it is sent.
+            StoreRejected: some were refused, and nothing tells them from a database that refuses
+                everything; what of other companies was accepted is sent.
             StorageError: the journal cannot be used.
         """
+        refusal: StoreRejected | None = None
+        held: set[str | None] = set()
         for kind, run in runs(batch):
-            match kind:
-                case EntryKind.TRANSITION:
-                    self._send(run, self._record, notices=False)
-                case EntryKind.FORGOTTEN:
-                    for entry in run:
-                        self._forget(entry)
-                case EntryKind.NOTICE:
-                    self._send_notices(run)
+            entries = [entry for entry in run if company_of(entry) not in held]
+            try:
+                self._send_kind(kind, entries)
+            except StoreRejected as error:  # it may be these alone: the others go on
+                refusal = refusal or error
+                held.update(map(company_of, entries))
+        if refusal is not None:
+            raise refusal
+
+    def _send_kind(self, kind: EntryKind, run: Sequence[JournalEntry]) -> None:
+        if not run:
+            return
+        match kind:
+            case EntryKind.TRANSITION:
+                self._send(run, self._record, notices=False)
+            case EntryKind.FORGOTTEN:
+                for entry in run:
+                    self._forget(entry)
+            case EntryKind.NOTICE:
+                self._send_notices(run)
 
     def _send_notices(self, run: Sequence[JournalEntry]) -> None:
         try:

@@ -7,7 +7,12 @@ from collections.abc import Callable
 import structlog
 from tenacity import RetryCallState, wait_exponential_jitter
 
-from crm_whatsapp.domain.errors import CrmWhatsappError, StorageError, StoreRejected
+from crm_whatsapp.domain.errors import (
+    CrmWhatsappError,
+    StorageError,
+    StoreRejected,
+    StoreUnavailable,
+)
 from crm_whatsapp.domain.ports import ConnectionStore, StateJournal
 from crm_whatsapp.service.backlog_sender import (
     BacklogSender,
@@ -56,6 +61,7 @@ class WriteBehind:
         self._answered = 0
         self._stop_requested = threading.Event()
         self._failures = 0
+        self._timeouts = 0
         self._notice_failures = 0
         self._notice_strikes = 0
         self._notices_wait_until = float("-inf")
@@ -174,9 +180,11 @@ class WriteBehind:
             if self._concerns_notices_alone(error.cause):
                 self._put_notices_off(error.cause.message)
             else:
+                self._timeouts += 1
                 self._failed(error.cause.message)
             return
         except CrmWhatsappError as error:
+            self._timeouts += isinstance(error, StoreUnavailable)
             self._failed(error.message)
             return
         except Exception as error:
@@ -195,9 +203,10 @@ class WriteBehind:
     def _send_batch(self, *, notices: bool) -> int:
         """Send the oldest entries; return how many they were.
 
-        After failures they are fewer: a database that is too slow for many at once takes some.
+        After answers that did not come they are fewer: a database that is too slow for many at
+        once takes some.
         """
-        limit = max(_SMALLEST_BATCH, _BATCH >> self._failures)
+        limit = max(_SMALLEST_BATCH, _BATCH >> min(self._timeouts, 16))
         batch = self._journal.pending(limit, notices=notices)
         if not batch:
             return 0
@@ -260,7 +269,7 @@ class WriteBehind:
     def _succeeded(self) -> None:
         was_away = self.problem is not None
         self.problem = None
-        self._failures = 0
+        self._failures = self._timeouts = 0
         if was_away:
             log.info("the database answers again")
             self._notices_wait_until = float("-inf")

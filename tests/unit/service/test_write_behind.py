@@ -219,6 +219,22 @@ def test_poison_alone_waits_until_something_else_is_accepted(bench: Bench) -> No
     assert bench.write_behind.problem is None
 
 
+def test_poison_alone_holds_up_nobody_but_its_company(bench: Bench) -> None:
+    bench.store.poisonous.add(OTHER)
+    bench.put(OTHER)
+    behind = bench.tell(OTHER)
+    notices = [bench.tell(COMPANY), bench.tell(THIRD)]
+    bench.put(COMPANY, FORGOTTEN)
+    bench.write_behind.start()
+    bench.store.signal.wait_until(lambda: len(bench.queue.taken) == 2, "the others' notices")
+    bench.store.signal.wait_until(lambda: ["forget", COMPANY] in bench.store.calls, "the deletion")
+    assert list(bench.queue.taken) == [notice.id for notice in notices]
+    bench.put(THIRD)
+    assert flush(bench)
+    assert behind.id in bench.queue.taken
+    assert bench.write_behind.refused == 1
+
+
 def test_a_missing_permission_loses_nothing(bench: Bench) -> None:
     bench.store.denies = True
     for company_id in (COMPANY, OTHER, THIRD) * 5:
