@@ -4,6 +4,7 @@ import base64
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -376,6 +377,17 @@ def steady(value: Callable[[], int]) -> int:
 
     assert wait_for(rests, 30.0), f"never steady: {seen[-10:]}"
     return seen[-1]
+
+
+def test_messages_during_the_hand_over_after_a_pairing_are_told(deployment: Deployment) -> None:
+    """And nothing of what the phone itself sends the new device."""
+    service, company_id = deployment.start(), str(uuid.uuid4())
+    with listening(service, company_id) as listener:
+        number = deployment.pair(company_id).partition(":")[0]
+        written = [write(deployment, number, text=f"{n}") for n in range(30)]
+        listener.await_count(30, "message")
+        assert sorted(event["message_id"] for event in listener.messages()) == sorted(written)
+    assert deployment.phones.counters(f"{number}:1@s.whatsapp.net")["pairings"] == 1
 
 
 def assert_nothing_said_in_the_log(deployment: Deployment, *secrets: str) -> None:
