@@ -25,7 +25,9 @@ def configure_logging(*, level: str, style: str, instance_id: str | None = None)
         _with_instance(instance_id),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(  # rich's tracebacks would show what variables hold
+            exception_formatter=structlog.dev.plain_traceback
+        )
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )

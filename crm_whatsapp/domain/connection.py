@@ -139,6 +139,7 @@ class Connection:
     pairing_method: PairingMethod | None = None
     pairing_phone: str | None = None
     unlink_confirmed: bool = False
+    unlink_waits: bool = False
 
     @property
     def is_connected(self) -> bool:
@@ -156,6 +157,7 @@ LOCAL_FIELDS = frozenset(
         "pairing_method",
         "pairing_phone",
         "unlink_confirmed",
+        "unlink_waits",
     }
 )
 """What only this process knows: never journalled, and no reason for a transition."""

@@ -30,7 +30,7 @@ from crm_whatsapp.domain.decisions import (
     start_restore,
 )
 from crm_whatsapp.domain.rules.refusal_rules import spend_retry, unreachable
-from crm_whatsapp.domain.rules.unlink_rules import finish_unlink
+from crm_whatsapp.domain.rules.unlink_rules import finish_unlink, unlink_after_stop
 
 
 def on_ended(
@@ -84,7 +84,7 @@ def after_stop(connection: Connection, now: datetime, limits: PolicyLimits) -> D
         return _start_again(connection)
     gone = replace(connection, client=ClientPhase.NONE)
     if gone.intent in UNLINKING:
-        return finish_unlink(gone, now)
+        return unlink_after_stop(gone, now, limits)
     if gone.intent is Intent.PAIR:
         decision = start_pairing(
             replace(gone, intent=Intent.NONE),

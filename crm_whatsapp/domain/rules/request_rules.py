@@ -35,7 +35,9 @@ def on_connect(
     if wanted.intent in (Intent.LOGOUT, Intent.DELETE):
         return Decision(connection=connection)
     foreign = wanted.reason is Reason.STORE_FOREIGN
-    pair_anew = event.fresh or foreign or not event.has_credentials
+    # The files of a logged out session go once its client has stopped.
+    ended = wanted.status is Status.LOGGED_OUT and wanted.client is ClientPhase.STOPPING
+    pair_anew = event.fresh or foreign or ended or not event.has_credentials
     match wanted.client:
         case ClientPhase.PAIRING:
             return Decision(connection=wanted)
@@ -43,6 +45,8 @@ def on_connect(
             return _connect_from_rest(wanted, event, now, limits, pair_anew=pair_anew)
         case ClientPhase.STOPPING if pair_anew:
             return Decision(connection=_pair_next(wanted, event))
+        case ClientPhase.STOPPING if _is_banned(wanted, now):
+            return Decision(connection=wanted)
         case ClientPhase.STOPPING:
             return Decision(connection=become(wanted, Reason.RESTORING))
         case _ if event.fresh:
@@ -61,6 +65,11 @@ def _pair_next(connection: Connection, event: ev.ConnectRequested) -> Connection
     )
 
 
+def _is_banned(connection: Connection, now: datetime) -> bool:
+    until = connection.retry_at
+    return connection.status is Status.BANNED and until is not None and until > now
+
+
 def _connect_from_rest(
     connection: Connection,
     event: ev.ConnectRequested,
@@ -69,8 +78,7 @@ def _connect_from_rest(
     *,
     pair_anew: bool,
 ) -> Decision:
-    banned = connection.status is Status.BANNED and not event.fresh
-    if banned and connection.retry_at is not None and connection.retry_at > now:
+    if _is_banned(connection, now) and not event.fresh:
         return Decision(connection=connection)
     if not pair_anew:
         cleared = replace(connection, unreachable_attempts=0, replaced_retries=0)

@@ -73,8 +73,19 @@ def begin_unlink(
             )
         case ClientPhase.NONE:
             return finish_unlink(unlinking, now)
+        case ClientPhase.STOPPING:  # for another reason: what is saved is unlinked after it
+            waits = has_credentials and _may_log_in(connection, now)
+            return Decision(connection=replace(unlinking, unlink_waits=waits))
         case _:
             return Decision(connection=unlinking)
+
+
+def unlink_after_stop(connection: Connection, now: datetime, limits: PolicyLimits) -> Decision:
+    """The client is gone: start one to unlink if that has not been tried, or finish."""
+    if not connection.unlink_waits:
+        return finish_unlink(connection, now)
+    next_step = replace(connection, unlink_waits=False)
+    return begin_unlink(next_step, now, limits, has_credentials=True)
 
 
 def _may_log_in(connection: Connection, now: datetime) -> bool:
@@ -93,6 +104,7 @@ def finish_unlink(connection: Connection, now: datetime) -> Decision:
             intent=Intent.NONE,
             connected_since=None,
             unlink_confirmed=False,
+            unlink_waits=False,
         ),
         Reason.LOGGED_OUT_BY_USER,
         detail=detail,

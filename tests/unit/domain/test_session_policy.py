@@ -248,6 +248,36 @@ class TestEngineEvents:
             assert not run(gone, event, after(seconds - 1)).starts_client
         assert run(gone, events.TimerDue(has_credentials=True), after(seconds)).starts_client
 
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            events.ConnectRequested(has_credentials=True),
+            events.RestoreRequested(has_credentials=True),
+            events.PollArrived(has_credentials=True),
+        ],
+    )
+    def test_a_ban_is_waited_for_while_its_client_still_stops(self, asked: events.Event) -> None:
+        ban = engine_event(events.TemporarilyBanned, code=101, expires_in_seconds=60.0)
+        stopping = run(STARTING, ban).connection
+        assert stopping.client is ClientPhase.STOPPING
+        after_asking = run(stopping, asked).connection
+        assert after_asking.status is Status.BANNED
+        gone = run(after_asking, engine_event(events.ClientStopped))
+        assert (gone.connection.status, gone.starts_client) == (Status.BANNED, False)
+
+    def test_a_logout_while_the_client_still_stops_unlinks_with_another_one(self) -> None:
+        stopping = run(LIVE, events.DisconnectRequested(has_credentials=True)).connection
+        assert stopping.client is ClientPhase.STOPPING
+        waiting = run(stopping, events.LogoutRequested(has_credentials=True)).connection
+        again = run(waiting, engine_event(events.ClientStopped))
+        assert again.starts_client
+        assert again.connection.desired_state is DesiredState.STOP
+        up = run(
+            again.connection,
+            engine_event(events.ClientConnected, generation=again.connection.generation),
+        )
+        assert decisions.SendLogout in kinds(up)
+
     def test_an_outdated_client_stops_all_retries(self) -> None:
         outdated = run(STARTING, engine_event(events.ClientOutdated))
         assert outdated.connection.status is Status.FAILED
