@@ -101,7 +101,11 @@ class StateJournal(Protocol):
         """
 
     def pending_heads(self, limit: int, *, notices: bool) -> list[JournalEntry]:
-        """Return the oldest entry of each of so many companies; only notices, or none."""
+        """Return the oldest entry of each company, where it is a notice, or where it is none.
+
+        Args:
+            limit: of how many companies, those that have waited longest.
+        """
 
     def pending_count(self, *, notices: bool = True) -> int:
         """Return how many are not yet in Supabase; notices: False leaves them out."""

@@ -1,6 +1,7 @@
 """Sends a batch of the journal: what is of one kind together, each company's entries in order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -46,6 +47,15 @@ class EntryKind(StrEnum):
     NOTICE = "notice"
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Entries of one kind that were refused together."""
+
+    kind: EntryKind
+    entries: Sequence[JournalEntry]
+    error: StoreRejected
+
+
 class BacklogSender:
     """Sends and marks as sent. Used by one thread.
 
@@ -75,68 +85,64 @@ class BacklogSender:
         """Send a batch, in as few calls as the order of each company allows.
 
         Raises:
-            NoticesNotTaken: a call with notices failed; what came before it is sent.
-            StoreUnavailable: another call failed; what came before it is sent.
-            StoreRejected: some were refused, and nothing tells them from a database that refuses
-                everything; what of other companies was accepted is sent.
+            NoticesNotTaken: a call with notices failed.
+            StoreUnavailable: another call failed.
+            StoreRejected: transitions were refused, and nothing tells them from a database that
+                refuses everything. Of other companies everything was tried.
             StorageError: the journal cannot be used.
         """
-        refusal: StoreRejected | None = None
+        refused: list[_Refused] = []
+        accepted: set[EntryKind] = set()
         held: set[str | None] = set()
         for kind, run in runs(batch):
             entries = [entry for entry in run if company_of(entry) not in held]
             try:
-                self._send_kind(kind, entries)
+                if entries:
+                    self._send_run(kind, entries)
+                    accepted.add(kind)
             except StoreRejected as error:  # it may be these alone: the others go on
-                refusal = refusal or error
+                refused.append(_Refused(kind, entries, error))
                 held.update(map(company_of, entries))
-        if refusal is not None:
-            raise refusal
+        known = accepted - {EntryKind.FORGOTTEN}
+        hopeless = [item for item in refused if item.kind not in known]
+        for item in refused:
+            if item.kind in known:
+                self._send_singly(item)
+        for item in sorted(hopeless, key=lambda item: item.kind is EntryKind.NOTICE):
+            if item.kind is EntryKind.NOTICE:
+                raise NoticesNotTaken(item.error) from item.error
+            raise item.error
 
-    def _send_kind(self, kind: EntryKind, run: Sequence[JournalEntry]) -> None:
-        if not run:
+    def _send_run(self, kind: EntryKind, run: Sequence[JournalEntry]) -> None:
+        """Send entries of one kind; singly when a content among them is refused.
+
+        Raises:
+            StoreRejected: all of them, as far as one can tell.
+        """
+        try:
+            self._deliver(kind, run)
             return
+        except StoreRejected as error:
+            tried = self._find_accepted(kind, run)
+            if tried is None:
+                raise
+            rest = [entry for entry in run if entry.id not in tried]
+            self._send_singly(_Refused(kind, rest, error))
+
+    def _deliver(self, kind: EntryKind, run: Sequence[JournalEntry]) -> None:
         match kind:
             case EntryKind.TRANSITION:
-                self._send(run, self._record, notices=False)
+                self._record(run)
             case EntryKind.FORGOTTEN:
                 for entry in run:
                     self._forget(entry)
             case EntryKind.NOTICE:
-                self._send_notices(run)
+                try:
+                    self._enqueue(run)
+                except StoreUnavailable as error:
+                    raise NoticesNotTaken(error) from error
 
-    def _send_notices(self, run: Sequence[JournalEntry]) -> None:
-        try:
-            self._send(run, self._enqueue, notices=True)
-        except (StoreUnavailable, StoreRejected) as error:
-            raise NoticesNotTaken(error) from error
-
-    def _send(
-        self,
-        run: Sequence[JournalEntry],
-        deliver: Callable[[Sequence[JournalEntry]], None],
-        *,
-        notices: bool,
-    ) -> None:
-        try:
-            deliver(run)
-            return
-        except StoreRejected as error:
-            tried = self._find_accepted(run, deliver, notices=notices)
-            if tried is None:
-                raise
-            log.error("a batch was refused; its entries are sent singly", detail=error.message)
-        for entry in run:
-            if entry.id not in tried:
-                self._send_alone(entry, deliver)
-
-    def _find_accepted(
-        self,
-        run: Sequence[JournalEntry],
-        deliver: Callable[[Sequence[JournalEntry]], None],
-        *,
-        notices: bool,
-    ) -> set[str] | None:
+    def _find_accepted(self, kind: EntryKind, run: Sequence[JournalEntry]) -> set[str] | None:
         """Tell, for a run that was refused as a whole, whether anything is accepted at all.
 
         Permissions and migrations refuse everything, and nothing may be lost by that. One entry
@@ -147,16 +153,19 @@ class BacklogSender:
         Returns:
             The ids that are settled by it, None when nothing was accepted.
         """
+        if kind is EntryKind.FORGOTTEN:
+            return None  # it has no content that could be the reason, and is never given up
+        notices = kind is EntryKind.NOTICE
         heads = [
             entry
             for entry in self._journal.pending_heads(_MOST_PROBES, notices=notices)
-            if kind_of(entry) is not EntryKind.FORGOTTEN
+            if kind_of(entry) is kind
         ]
         probes = {entry.id: entry for entry in (*heads, *run[:_MOST_PROBES])}
         refusals: list[tuple[JournalEntry, StoreRejected]] = []
         for entry in probes.values() if len(probes) > 1 else ():
             try:
-                deliver([entry])
+                self._deliver(kind, [entry])
             except StoreRejected as error:
                 refusals.append((entry, error))
                 continue
@@ -165,13 +174,14 @@ class BacklogSender:
             return {entry.id, *(refused.id for refused, _ in refusals)}
         return None
 
-    def _send_alone(
-        self, entry: JournalEntry, deliver: Callable[[Sequence[JournalEntry]], None]
-    ) -> None:
-        try:
-            deliver([entry])
-        except StoreRejected as error:
-            self._give_up(entry, error)
+    def _send_singly(self, refused: _Refused) -> None:
+        """Send each by itself, now that the database is known to accept some."""
+        log.error("a batch was refused; its entries are sent singly", detail=refused.error.message)
+        for entry in refused.entries:
+            try:
+                self._deliver(refused.kind, [entry])
+            except StoreRejected as error:
+                self._give_up(entry, error)
 
     def _give_up(self, entry: JournalEntry, error: StoreRejected) -> None:
         self._note_refusal(entry, error.message)

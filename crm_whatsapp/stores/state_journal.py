@@ -49,9 +49,9 @@ _PENDING_TRANSITIONS = """
 select id, notice, record from backlog where notice = 0 order by seq limit ?
 """
 _HEADS = """
-select id, notice, record from backlog where seq in (
-    select min(seq) from backlog where notice = ? group by company_id order by min(seq) limit ?)
-order by seq
+select id, notice, record from backlog
+where notice = ? and seq in (select min(seq) from backlog group by company_id)
+order by seq limit ?
 """
 _PERHAPS_FORGOTTEN = "select record from backlog where notice = 0 and instr(record, ?) order by seq"
 _NOTICES = "select id, keep, length(record) from backlog where notice = 1 order by seq"
@@ -187,7 +187,7 @@ class SqliteStateJournal:
         return self._read(rows)
 
     def pending_heads(self, limit: int, *, notices: bool) -> list[JournalEntry]:
-        """Return the oldest entry of each of so many companies; only notices, or none."""
+        """Return the oldest entry of each company, where it is a notice, or where it is none."""
         with self._reading() as db:
             rows = db.execute(_HEADS, (int(notices), limit)).fetchall()
         return self._read(rows)

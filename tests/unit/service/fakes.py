@@ -128,9 +128,8 @@ class FakeJournal(StateJournal):
     def pending_heads(self, limit: int, *, notices: bool) -> list[JournalEntry]:
         heads: dict[str | None, JournalEntry] = {}
         for item in self.backlog:
-            if isinstance(item, Notice) is notices:
-                heads.setdefault(company_of(item), item)
-        return list(heads.values())[:limit]
+            heads.setdefault(company_of(item), item)
+        return [item for item in heads.values() if isinstance(item, Notice) is notices][:limit]
 
     def pending_count(self, *, notices: bool = True) -> int:
         self.before_pending()

@@ -323,15 +323,23 @@ def test_notices_wait_in_the_order_of_everything_else(
     again.close()
 
 
-def test_the_heads_are_the_oldest_of_each_company(journal: SqliteStateJournal) -> None:
-    changes = [change(COMPANY, 1), change(COMPANY, 2), change(OTHER, 1)]
-    notices = [told(OTHER), told(COMPANY), told(OTHER)]
-    for one, other in zip(changes, notices, strict=True):
-        journal.append(one)
-        journal.append_notice(other, keep=True)
-    assert journal.pending_heads(5, notices=False) == [changes[0], changes[2]]
-    assert journal.pending_heads(5, notices=True) == notices[:2]
-    assert journal.pending_heads(1, notices=True) == notices[:1]
+def test_the_heads_are_what_each_company_has_waited_with_longest(
+    journal: SqliteStateJournal,
+) -> None:
+    first, second, third = change(COMPANY, 1), told(OTHER), told(None)
+    journal.append(first)
+    journal.append_notice(second, keep=True)
+    journal.append_notice(told(COMPANY), keep=True)
+    journal.append(change(OTHER, 1))
+    journal.append_notice(third, keep=True)
+    journal.append_notice(told(None), keep=True)
+    assert journal.pending_heads(5, notices=False) == [first]
+    assert journal.pending_heads(5, notices=True) == [second, third]
+    assert journal.pending_heads(1, notices=True) == [second]
+    journal.mark_sent([first.id, second.id])
+    assert [item.id for item in journal.pending_heads(5, notices=False)] == [
+        item.id for item in journal.pending(10) if isinstance(item, Transition)
+    ]
 
 
 def test_a_batch_is_what_fits_into_one_request(journal: SqliteStateJournal) -> None:
