@@ -90,6 +90,9 @@ def test_twelve_logouts_are_one_message_and_so_is_their_end(
     assert named <= set(lost)
     assert not re.search(r"\d{8,}", re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "", message["message"]))
 
+    opened = {company_id: ["open"] for company_id in lost}
+    assert wait_for(lambda: told_to_programs(crm) == opened, 30), told_to_programs(crm)
+
     service.terminate()
     service.start()
     await_looks(deployment, 10)
@@ -98,7 +101,7 @@ def test_twelve_logouts_are_one_message_and_so_is_their_end(
     await_looks(deployment, 10)
     assert len(receiver.titles()) == 1, receiver.titles()
     assert check(deployment, "alerts")["open"] == {"session-logged-out": 12}
-    assert told_to_programs(crm) == {company_id: ["open"] for company_id in lost}
+    assert told_to_programs(crm) == opened
 
     for company_id in lost:
         deployment.pair(company_id)
