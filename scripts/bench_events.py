@@ -56,10 +56,10 @@ _LIMIT_SECONDS = 120.0
 _PACE_SECONDS = 0.05
 _SETTLING_SECONDS = 2.0
 
-# The intervals that run by the clock, as they are by default, in seconds.
+# The intervals that run by the clock, as they are by default, in seconds. How long a lease lives
+# makes no calls; a short one would only be lost to a busy machine.
 _INTERVALS = {
     "LEASE_RENEW_SECONDS": 15.0,
-    "LEASE_TTL_SECONDS": 60.0,
     "SYNC_INTERVAL_SECONDS": 300.0,
     "KEEPALIVE_INTERVAL_SECONDS": 900.0,
     "SNAPSHOT_SCAN_SECONDS": 5.0,
