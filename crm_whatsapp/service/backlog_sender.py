@@ -1,8 +1,8 @@
 """Sends a batch of the journal: what is of one kind together, each company's entries in order."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import structlog
@@ -11,15 +11,17 @@ from crm_whatsapp.domain.errors import CrmWhatsappError, StoreRejected, StoreUna
 from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.ports import ConnectionStore, JournalEntry, StateJournal
 from crm_whatsapp.domain.transitions import (
-    FORGOTTEN,
     Transition,
     TransitionOutcome,
     TransitionReceipt,
 )
+from crm_whatsapp.service.backlog_runs import EntryKind, company_of, kind_of, runs
+from crm_whatsapp.service.refusals import Refusals
 
 log = structlog.get_logger(__name__)
 
 _MOST_PROBES = 8
+_FRESH_SECONDS = 3600.0  # far below the age at which a transition is removed from the history
 
 StaleListener = Callable[[Transition, TransitionReceipt], None]
 
@@ -39,21 +41,14 @@ class NoticesNotTaken(Exception):
         self.cause = cause
 
 
-class EntryKind(StrEnum):
-    """What may share a call."""
-
-    TRANSITION = "transition"
-    FORGOTTEN = "forgotten"  # alone: after all that came before it
-    NOTICE = "notice"
-
-
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """Entries of one kind that were refused together."""
+    """Entries of one kind that were refused together. since: see Refusals.note."""
 
     kind: EntryKind
     entries: Sequence[JournalEntry]
     error: StoreRejected
+    since: int
 
 
 class BacklogSender:
@@ -73,6 +68,11 @@ class BacklogSender:
         self._store = store
         self._notices = notices
         self._stale_listeners: list[StaleListener] = []
+        self._refusals = Refusals()
+        self._taken: Transition | None = None
+        self._taken_at = 0.0
+        self._held: set[str | None] = set()
+        self._unsettled: list[_Refused] = []
         self.sent = 0
         self.sent_notices = 0
         self.refused = 0
@@ -92,28 +92,40 @@ class BacklogSender:
             StorageError: the journal cannot be used.
         """
         refused: list[_Refused] = []
-        accepted: set[EntryKind] = set()
-        held: set[str | None] = set()
+        self._held.clear()
+        self._unsettled.clear()
         for kind, run in runs(batch):
-            entries = [entry for entry in run if company_of(entry) not in held]
+            entries = [entry for entry in run if company_of(entry) not in self._held]
+            since = self._refusals.now(kind)
             try:
                 if entries:
-                    self._send_run(kind, entries)
-                    accepted.add(kind)
+                    self._send_run(kind, entries, since)
             except StoreRejected as error:  # it may be these alone: the others go on
-                refused.append(_Refused(kind, entries, error))
-                held.update(map(company_of, entries))
-        known = accepted - {EntryKind.FORGOTTEN}
-        hopeless = [item for item in refused if item.kind not in known]
+                refused.append(_Refused(kind, entries, error, since))
+                self._held.update(map(company_of, entries))
         for item in refused:
-            if item.kind in known:
+            if self._is_about_content(item):
                 self._send_singly(item)
-        for item in sorted(hopeless, key=lambda item: item.kind is EntryKind.NOTICE):
+            else:
+                self._unsettled.append(item)
+        for item in sorted(self._unsettled, key=lambda item: item.kind is EntryKind.NOTICE):
             if item.kind is EntryKind.NOTICE:
                 raise NoticesNotTaken(item.error) from item.error
             raise item.error
 
-    def _send_run(self, kind: EntryKind, run: Sequence[JournalEntry]) -> None:
+    def _is_about_content(self, refused: _Refused) -> bool:
+        """Tell whether the database has taken others of the kind since, or nothing new was refused.
+
+        A deletion has no content that could be the reason; it is never given up.
+        """
+        if refused.kind is EntryKind.FORGOTTEN:
+            return False
+        if self._refusals.now(refused.kind) > refused.since:
+            return True
+        heads = {company_of(entry): entry for entry in reversed(refused.entries)}
+        return all(self._refusals.is_suspect(refused.kind, entry) for entry in heads.values())
+
+    def _send_run(self, kind: EntryKind, run: Sequence[JournalEntry], since: int) -> None:
         """Send entries of one kind; singly when a content among them is refused.
 
         Raises:
@@ -121,15 +133,22 @@ class BacklogSender:
         """
         try:
             self._deliver(kind, run)
-            return
         except StoreRejected as error:
-            tried = self._find_accepted(kind, run)
-            if tried is None:
-                raise
-            rest = [entry for entry in run if entry.id not in tried]
-            self._send_singly(_Refused(kind, rest, error))
+            tried = self._find_accepted(_Refused(kind, run, error, since))
+            rest = [
+                entry
+                for entry in run
+                if entry.id not in tried and company_of(entry) not in self._held
+            ]
+            self._send_singly(_Refused(kind, rest, error, since))
 
     def _deliver(self, kind: EntryKind, run: Sequence[JournalEntry]) -> None:
+        """Make the calls for entries of one kind and mark what was accepted.
+
+        Raises:
+            StoreRejected: it was refused.
+            StoreUnavailable, NoticesNotTaken: there was no answer.
+        """
         match kind:
             case EntryKind.TRANSITION:
                 self._record(run)
@@ -141,51 +160,88 @@ class BacklogSender:
                     self._enqueue(run)
                 except StoreUnavailable as error:
                     raise NoticesNotTaken(error) from error
+        self._refusals.accept(kind, [entry.id for entry in run])
 
-    def _find_accepted(self, kind: EntryKind, run: Sequence[JournalEntry]) -> set[str] | None:
-        """Tell, for a run that was refused as a whole, whether anything is accepted at all.
+    def _find_accepted(self, refused: _Refused) -> set[str]:
+        """Find out, for a run that was refused as a whole, whether anything is accepted at all.
 
-        Permissions and migrations refuse everything, and nothing may be lost by that. One entry
-        with a content that the database or its gateway refuses must not hold up the others: a few
-        are tried alone, of different companies first, the oldest of each before its next. Once
-        one is accepted, those refused before it are given up.
+        A transition that it has already taken is shown to it once more, which changes nothing.
+        Without one, a few entries are tried alone: of different companies first, the oldest of each
+        before its next, until one is accepted.
 
         Returns:
-            The ids that are settled by it, None when nothing was accepted.
+            The ids that were tried.
+        Raises:
+            StoreRejected: none was accepted.
         """
-        if kind is EntryKind.FORGOTTEN:
-            return None  # it has no content that could be the reason, and is never given up
-        notices = kind is EntryKind.NOTICE
-        heads = [
-            entry
-            for entry in self._journal.pending_heads(_MOST_PROBES, notices=notices)
-            if kind_of(entry) is kind
-        ]
-        probes = {entry.id: entry for entry in (*heads, *run[:_MOST_PROBES])}
-        refusals: list[tuple[JournalEntry, StoreRejected]] = []
-        for entry in probes.values() if len(probes) > 1 else ():
+        fresh = time.monotonic() - self._taken_at < _FRESH_SECONDS
+        if refused.kind is EntryKind.TRANSITION and self._taken is not None and fresh:
+            self._store.record_transitions([self._taken])
+            self._refusals.accept(refused.kind, [])
+            return set()
+        kind, tried = refused.kind, list[tuple[JournalEntry, StoreRejected]]()
+        for entry in self._probes(refused):
             try:
                 self._deliver(kind, [entry])
             except StoreRejected as error:
-                refusals.append((entry, error))
+                self._refusals.note(entry, refused.since)
+                tried.append((entry, error))
                 continue
-            for refused, why in refusals:
-                self._give_up(refused, why)
-            return {entry.id, *(refused.id for refused, _ in refusals)}
-        return None
+            for other, why in tried:
+                self._strike(_Refused(kind, [other], why, refused.since))
+            return {entry.id, *(other.id for other, _ in tried)}
+        raise refused.error
+
+    def _probes(self, refused: _Refused) -> list[JournalEntry]:
+        """Return what to try alone: nothing new when there is one entry, or a deletion."""
+        if refused.kind is EntryKind.FORGOTTEN:
+            return []
+        notices = refused.kind is EntryKind.NOTICE
+        heads = [
+            entry
+            for entry in self._journal.pending_heads(_MOST_PROBES, notices=notices)
+            if kind_of(entry) is refused.kind
+        ]
+        probes = {entry.id: entry for entry in (*heads, *refused.entries[:_MOST_PROBES])}
+        if len(probes) == 1:
+            for entry in refused.entries:
+                self._refusals.note(entry, refused.since)
+            return []
+        return list(probes.values())
 
     def _send_singly(self, refused: _Refused) -> None:
         """Send each by itself, now that the database is known to accept some."""
-        log.error("a batch was refused; its entries are sent singly", detail=refused.error.message)
+        log.warning(
+            "a batch was refused; its entries are sent singly", detail=refused.error.message
+        )
+        stuck: set[str | None] = set()
+        given_up: set[str | None] = set()
         for entry in refused.entries:
+            company_id = company_of(entry)
+            if company_id in stuck:
+                continue
             try:
                 self._deliver(refused.kind, [entry])
             except StoreRejected as error:
-                self._give_up(entry, error)
+                self._refusals.note(entry, refused.since)
+                alone = _Refused(refused.kind, [entry], error, refused.since)
+                # What is wrong with one of a company, such as its name, is so with its next.
+                if self._strike(alone, at_once=company_id in given_up):
+                    given_up.add(company_id)
+                else:
+                    stuck.add(company_id)
 
-    def _give_up(self, entry: JournalEntry, error: StoreRejected) -> None:
-        self._note_refusal(entry, error.message)
-        self._journal.mark_sent([entry.id])
+    def _strike(self, refused: _Refused, *, at_once: bool = False) -> bool:
+        """Give an entry up, or have it tried again; until then it holds up its company alone."""
+        (entry,) = refused.entries
+        if self._refusals.strike(refused.kind, entry, at_once=at_once):
+            self._note_refusal(entry, refused.error.message)
+            self._journal.mark_sent([entry.id])
+            self._refusals.forget([entry.id])
+            return True
+        self._held.add(company_of(entry))
+        self._unsettled.append(refused)
+        return False
 
     def _record(self, run: Sequence[JournalEntry]) -> None:
         transitions = [entry for entry in run if isinstance(entry, Transition)]
@@ -207,6 +263,7 @@ class BacklogSender:
             self._note_refusal(transition, receipt.error or "no reason given")
             return
         self.sent += 1
+        self._taken, self._taken_at = transition, time.monotonic()
         if receipt.row_version > transition.connection.version:
             for listener in self._stale_listeners:
                 try:
@@ -255,34 +312,3 @@ class BacklogSender:
             reason=entry.connection.reason.value,
             detail=error,
         )
-
-
-def runs(batch: Sequence[JournalEntry]) -> Iterator[tuple[EntryKind, list[JournalEntry]]]:
-    """Part a batch into runs of one kind. No entry overtakes another one of its company."""
-    left = list(batch)
-    while left:
-        kind = kind_of(left[0])
-        run: list[JournalEntry] = []
-        rest: list[JournalEntry] = []
-        blocked: set[str | None] = set()
-        for entry in left:
-            company_id = company_of(entry)
-            if kind_of(entry) is kind and company_id not in blocked:
-                run.append(entry)
-            else:
-                rest.append(entry)
-                blocked.add(company_id)
-        yield kind, run
-        left = rest
-
-
-def kind_of(entry: JournalEntry) -> EntryKind:
-    """Tell what the entry may share a call with."""
-    if isinstance(entry, Notice):
-        return EntryKind.NOTICE
-    return EntryKind.FORGOTTEN if entry.event == FORGOTTEN else EntryKind.TRANSITION
-
-
-def company_of(entry: JournalEntry) -> str | None:
-    """Return whose entry it is; None for a notice about the service as a whole."""
-    return entry.company_id if isinstance(entry, Notice) else entry.connection.company_id

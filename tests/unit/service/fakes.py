@@ -38,7 +38,7 @@ from crm_whatsapp.domain.ports import (
 )
 from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition, TransitionReceipt
-from crm_whatsapp.service.backlog_sender import company_of
+from crm_whatsapp.service.backlog_runs import company_of
 from tests.contract.fakes import FakeConnectionStore, FakeDatabase
 
 DEADLINE_SECONDS = 20.0

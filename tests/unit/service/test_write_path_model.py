@@ -18,7 +18,8 @@ from crm_whatsapp.domain.errors import CrmWhatsappError, StoreRejected, StoreUna
 from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.domain.ports import JournalEntry
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition, TransitionReceipt
-from crm_whatsapp.service.backlog_sender import BacklogSender, NoticesNotTaken, company_of
+from crm_whatsapp.service.backlog_runs import company_of
+from crm_whatsapp.service.backlog_sender import BacklogSender, NoticesNotTaken
 from crm_whatsapp.stores.state_journal import SqliteStateJournal
 from tests.contract.fakes import FakeConnectionStore, FakeDatabase
 from tests.unit.service.fakes import NOON

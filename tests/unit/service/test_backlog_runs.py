@@ -7,7 +7,7 @@ from crm_whatsapp.domain.connection import Connection, Status
 from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.domain.ports import JournalEntry
 from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
-from crm_whatsapp.service.backlog_sender import EntryKind, company_of, kind_of, runs
+from crm_whatsapp.service.backlog_runs import EntryKind, company_of, kind_of, runs
 from tests.unit.service.fakes import NOON
 from tests.unit.service.pod import COMPANY, OTHER, THIRD
 
