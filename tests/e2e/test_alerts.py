@@ -90,6 +90,8 @@ def test_twelve_logouts_are_one_message_and_so_is_their_end(
     assert named <= set(lost)
     assert not re.search(r"\d{8,}", re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "", message["message"]))
 
+    # What was under way when the service stops is sent again by the next one.
+    assert wait_for(lambda: "an alert was sent" in deployment.log(), 30)
     opened = {company_id: ["open"] for company_id in lost}
     assert wait_for(lambda: told_to_programs(crm) == opened, 30), told_to_programs(crm)
 
