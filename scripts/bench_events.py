@@ -54,7 +54,7 @@ HASTE = 20.0
 _HOUR_SECONDS = 3600.0
 _LIMIT_SECONDS = 120.0
 _PACE_SECONDS = 0.05
-_SETTLING_SECONDS = 2.0
+_SETTLING_SECONDS = 10.0
 
 # The intervals that run by the clock, as they are by default, in seconds. How long a lease lives
 # makes no calls; a short one would only be lost to a busy machine.
@@ -339,7 +339,7 @@ def _idle_calls(bench: Bench, seconds: float) -> tuple[str, float, str]:
         service = bench.service("idle", **hurried | {"SUPABASE_URL": url})
         try:
             bench.start(service)
-            threading.Event().wait(_SETTLING_SECONDS + _INTERVALS["SYNC_INTERVAL_SECONDS"] / HASTE)
+            _await_snapshots(bench, calls)
             before = Counter(calls)
             threading.Event().wait(seconds)
             counted = Counter(calls) - before
@@ -349,6 +349,14 @@ def _idle_calls(bench: Bench, seconds: float) -> tuple[str, float, str]:
     for path, count in counted.most_common():
         _say(f"{count / share:.0f} an hour: {path}")
     return "idle_db_calls_per_hour", counted.total() / share, "calls/h"
+
+
+def _await_snapshots(bench: Bench, calls: Counter[str]) -> None:
+    """Wait until every session has its copy: that belongs to the start, not to the idle hour."""
+    written = "POST /rest/v1/rpc/whatsapp_write_snapshot_v1"
+    if not wait_for(lambda: calls[written] >= bench.sessions, _LIMIT_SECONDS, pause_seconds=0.5):
+        raise SystemExit(f"{calls[written]} of {bench.sessions} snapshots were written")
+    threading.Event().wait(_SETTLING_SECONDS)
 
 
 @contextmanager
@@ -391,8 +399,11 @@ def _counting_proxy(upstream: str) -> Iterator[tuple[str, Counter[str]]]:
         def log_message(self, format: str, *arguments: Any) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256  # the start of many sessions comes at once
+
+    server = Server(("127.0.0.1", 0), Proxy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", calls
