@@ -199,7 +199,7 @@ def stop_parts(parts: Parts, timeout_seconds: float) -> None:
     for company_id in unclean:
         log.warning("the client did not stop in time and was ended", company_id=company_id)
     stores = [parts.folders.store_path(item.company_id) for item in live]
-    for path, why in settle_stores(stores, left(0.72)):
+    for path, why in settle_stores(stores, left(0.72), pages=parts.snapshots.pages):
         log.warning("a store keeps its log beside it", path=str(path), detail=why)
     keeper = parts.snapshots.keeper
     if keeper.is_on and parts.settings.session_preserve_on_shutdown:

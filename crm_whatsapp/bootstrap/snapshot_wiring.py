@@ -19,6 +19,7 @@ from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
 from crm_whatsapp.sessions.snapshot_installer import SnapshotInstaller
 from crm_whatsapp.sessions.store_copier import SqliteStoreCopier
+from crm_whatsapp.sessions.store_pages import StorePages
 from crm_whatsapp.stores.s3_bucket import BucketSettings, S3Bucket
 from crm_whatsapp.stores.s3_snapshot_store import S3SnapshotStore
 from crm_whatsapp.stores.snapshot_store import SupabaseSnapshotStore
@@ -37,6 +38,7 @@ class SnapshotParts:
     catalogue: SnapshotCatalogue
     opener: SessionOpener
     keeper: SnapshotKeeper
+    pages: StorePages
 
     def clean_up(self) -> int:
         """Remove expired tombstones and what nothing points to; return how much went.
@@ -62,7 +64,7 @@ def build_snapshots(
     store = snapshot_store(settings, client)
     keys = settings.snapshot_encryption_keys
     cipher = EnvelopeCipher(KeyRing.parse(keys.get_secret_value())) if keys else None
-    copier = SqliteStoreCopier(folders)
+    copier = SqliteStoreCopier(folders, pages=folders.pages)
     catalogue = SnapshotCatalogue(store)
     opener = SessionOpener(
         folders=folders,
@@ -83,7 +85,9 @@ def build_snapshots(
             daily_bytes=settings.snapshot_daily_bytes,
         ),
     )
-    return SnapshotParts(store=store, catalogue=catalogue, opener=opener, keeper=keeper)
+    return SnapshotParts(
+        store=store, catalogue=catalogue, opener=opener, keeper=keeper, pages=folders.pages
+    )
 
 
 def snapshot_store(settings: Settings, client: SupabaseClient) -> SnapshotStore:

@@ -7,6 +7,7 @@ from crm_whatsapp.bootstrap.access_wiring import AccessParts, build_access
 from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.event_wiring import build_events
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
+from crm_whatsapp.bootstrap.page_wiring import page_jobs
 from crm_whatsapp.bootstrap.report_wiring import build_report
 from crm_whatsapp.bootstrap.retention_wiring import build_retention, retention_jobs
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
@@ -328,6 +329,7 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
             at_once=True,
         ),
         *_snapshot_jobs(parts),
+        *page_jobs(parts.folders, parts.manager, settings.snapshot_scan_seconds),
         *retention_jobs(parts),
     ]
 

@@ -1,34 +1,34 @@
 """The copy of a store at rest that the second chance puts back: session-<id>/before-start/.
 
-Both files of the database are copied as they lie: nobody has the store open, so together they are
-consistent. The copy is not synced to disk, because it only has to outlive the next login; a torn
-one is found by the inspection before the start.
+The files of the database are copied as they lie, with the record of their pages: nobody has the
+store open, so together they are consistent. The copy is not synced to disk, because it only has to
+outlive the next login; a torn one is found by the inspection before the start.
 """
 
 import shutil
 from pathlib import Path
 
 from crm_whatsapp.sessions import device_row as store
-from crm_whatsapp.sessions import store_seal
 from crm_whatsapp.sessions.durable_file import refused, sync_folder
+from crm_whatsapp.sessions.page_record import FILE_NAME as RECORD_NAME
+from crm_whatsapp.sessions.page_record import remove_record
 
 _FOLDER = "before-start"
-_SUFFIXES = ("", "-wal")
+_NAMES = (store.FILE_NAME, f"{store.FILE_NAME}-wal", RECORD_NAME)
 
 
 def keep(session: Path) -> None:
-    """Copy the store and take its seal off; the earlier copy is replaced by one rename.
+    """Copy the store; the earlier copy is replaced by one rename.
 
     Raises:
         StorageError: the disk refuses.
     """
     kept, fresh = session / _FOLDER, session / f".{_FOLDER}.tmp"
-    store_seal.take_off(session)
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
-        for suffix in _SUFFIXES:
-            _copy(session / (store.FILE_NAME + suffix), fresh / (store.FILE_NAME + suffix))
+        for name in _NAMES:
+            _copy(session / name, fresh / name)
         shutil.rmtree(kept, ignore_errors=True)
         fresh.rename(kept)
     except OSError as exc:
@@ -45,11 +45,12 @@ def put_back(session: Path) -> bool:
     try:
         if not (kept / store.FILE_NAME).is_file():
             return False
-        for suffix in ("-wal", "-shm", "-journal"):
+        remove_record(session)  # it speaks of the store that goes
+        for suffix in ("-shm", "-wal", "-journal"):
             (session / (store.FILE_NAME + suffix)).unlink(missing_ok=True)
-        for suffix in reversed(_SUFFIXES):
-            if (kept / (store.FILE_NAME + suffix)).is_file():
-                (kept / (store.FILE_NAME + suffix)).replace(session / (store.FILE_NAME + suffix))
+        for name in reversed(_NAMES):  # the record first: half a store is then found
+            if (kept / name).is_file():
+                (kept / name).replace(session / name)
         shutil.rmtree(kept, ignore_errors=True)
         sync_folder(session)
     except OSError as exc:

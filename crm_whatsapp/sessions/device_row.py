@@ -15,14 +15,18 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from crm_whatsapp.sessions.credentials import is_device_jid, is_device_lid
 from crm_whatsapp.sessions.durable_file import is_plain
+from crm_whatsapp.sessions.store_content import content_of, is_whole
+
+T = TypeVar("T")
 
 FILE_NAME = "store.db"
 
@@ -77,12 +81,17 @@ class StoreUnreadable(Exception):
 
 
 def read_device_row(
-    path: Path, *, quick_check: bool = False, busy_timeout_seconds: float = 0.25
+    path: Path,
+    *,
+    quick_check: bool = False,
+    also: Callable[[bytes], None] | None = None,
+    busy_timeout_seconds: float = 0.25,
 ) -> DeviceRow | None:
     """Return the one device row; None when the store holds no device (never paired, logged out).
 
     Args:
         quick_check: also let SQLite check every page (about 1 ms a megabyte).
+        also: gets the whole content, up to 256 MiB; again when the store changed meanwhile.
 
     Raises:
         FileNotFoundError: there is no store.
@@ -90,15 +99,37 @@ def read_device_row(
         StoreBusy: a writer holds it for longer than the timeout.
         StoreUnreadable: an I/O error.
     """
+
+    def read(db: sqlite3.Connection) -> DeviceRow | None:
+        if quick_check:
+            _check_pages(db)
+        row = one_row(db)
+        if also is not None and (content := content_of(db)) is not None:
+            also(content)
+        return row
+
+    return read_store(path, read, busy_timeout_seconds=busy_timeout_seconds)
+
+
+def read_store(
+    path: Path, read: Callable[[sqlite3.Connection], T], *, busy_timeout_seconds: float = 0.25
+) -> T:
+    """Let the store be read in the way that changes nothing beside it.
+
+    Args:
+        read: gets it with `bytes` as its text factory; is called again when it changed meanwhile.
+
+    Raises: as read_device_row.
+    """
     try:
-        return _read(path, quick_check, busy_timeout_seconds)
+        return _read(path, read, busy_timeout_seconds)
     except FileNotFoundError:
         raise
     except OSError as exc:
         raise StoreUnreadable(f"{FILE_NAME} cannot be read: {exc.strerror or exc}") from exc
 
 
-def _read(path: Path, quick_check: bool, busy_timeout_seconds: float) -> DeviceRow | None:
+def _read(path: Path, read: Callable[[sqlite3.Connection], T], busy_timeout_seconds: float) -> T:
     for _ in range(_QUIET_READS):
         before = path.lstat()
         if not is_plain(before):
@@ -108,30 +139,30 @@ def _read(path: Path, quick_check: bool, busy_timeout_seconds: float) -> DeviceR
         if _may_be_open(path):
             break
         try:
-            row = _query(path, "mode=ro&immutable=1", quick_check, busy_timeout_seconds)
+            found = _query(path, "mode=ro&immutable=1", read, busy_timeout_seconds)
         except StoreCorrupt:
             if _unchanged(path, before):
                 raise
         else:
             if _unchanged(path, before):
-                return row
+                return found
     try:
-        return _query(path, "mode=ro", quick_check, busy_timeout_seconds)
+        return _query(path, "mode=ro", read, busy_timeout_seconds)
     except _NeedsRollback:
-        return _read_rolled_back(path, quick_check)
+        return _read_rolled_back(path, read)
 
 
 class _NeedsRollback(Exception):
     """A killed writer left a hot journal; it cannot be read without rolling it back."""
 
 
-def _read_rolled_back(path: Path, quick_check: bool) -> DeviceRow | None:
+def _read_rolled_back(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     # In the session folder itself: the copy holds key material.
     with tempfile.TemporaryDirectory(prefix=".rollback-", dir=path.parent) as folder:
         copy = Path(folder) / path.name
         for suffix in ("", "-journal"):
             shutil.copyfile(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
-        return _query(copy, "mode=rw", quick_check, 0.0)
+        return _query(copy, "mode=rw", read, 0.0)
 
 
 def _may_be_open(path: Path) -> bool:
@@ -144,15 +175,15 @@ def _unchanged(path: Path, before: os.stat_result) -> bool:
     return same and not _may_be_open(path)
 
 
-def _query(path: Path, mode: str, quick_check: bool, busy_timeout: float) -> DeviceRow | None:
+def _query(
+    path: Path, mode: str, read: Callable[[sqlite3.Connection], T], busy_timeout: float
+) -> T:
     uri = f"file:{quote(str(path))}?{mode}"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=busy_timeout)) as db:
             db.text_factory = bytes
             _check_size(db, path, at_rest="immutable" in mode)
-            if quick_check:
-                _check_pages(db)
-            return one_row(db)
+            return read(db)
     except sqlite3.Error as exc:
         raise _translated(exc) from exc
     except RUBBISH as exc:
@@ -169,8 +200,7 @@ def _check_size(db: sqlite3.Connection, path: Path, *, at_rest: bool) -> None:
 
 
 def _check_pages(db: sqlite3.Connection) -> None:
-    verdict = db.execute("pragma integrity_check(1)").fetchone()
-    if verdict is None or verdict[0] != b"ok":
+    if not is_whole(db):
         raise StoreCorrupt(f"{FILE_NAME} is damaged")
     _check_schema(db)
 

@@ -16,16 +16,29 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk refuses; the file is as it was.
     """
+    _replace(path, content, synced=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace the file like write_durably, but leave it to the kernel when it is on the disk.
+
+    After a power cut it may be what it was before, or damaged.
+    """
+    _replace(path, content, synced=False)
+
+
+def _replace(path: Path, content: bytes, *, synced: bool) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         try:
-            _write_new(temporary, content)
+            _write_new(temporary, content, synced=synced)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     except OSError as exc:
         raise refused("write", path, exc) from exc
 
@@ -38,16 +51,22 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         NotAPlainFile: something else has that name.
         OSError: it cannot be read.
     """
+    with os.fdopen(open_plain(path), "rb") as file:
+        return file.read(most_bytes + 1)
+
+
+def open_plain(path: Path) -> int:
+    """Return a descriptor to read the file by. Raises as read_bounded."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.ENXIO):
             raise NotAPlainFile(f"{path.name} is not a regular file") from exc
         raise
-    with os.fdopen(descriptor, "rb") as file:
-        if not is_plain(os.fstat(descriptor)):
-            raise NotAPlainFile(f"{path.name} is not a regular file")
-        return file.read(most_bytes + 1)
+    if not is_plain(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise NotAPlainFile(f"{path.name} is not a regular file")
+    return descriptor
 
 
 class NotAPlainFile(Exception):
@@ -73,9 +92,10 @@ def refused(action: str, path: Path, exc: OSError) -> StorageError:
     return StorageError(f"Cannot {action} {path}: {exc.strerror or exc}.", errno=exc.errno)
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def _write_new(path: Path, content: bytes, *, synced: bool) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
 from crm_whatsapp.sessions import credentials as creds
 from crm_whatsapp.sessions import device_row as store
-from crm_whatsapp.sessions import store_seal
+from crm_whatsapp.sessions import page_record
 from crm_whatsapp.sessions.device_row import DeviceRow
+from crm_whatsapp.sessions.store_pages import StorePages
 
 _WEBJS_FOLDERS = ("Default", "Crashpad")  # a Chromium profile, from whatsapp-web.js LocalAuth
 
@@ -22,12 +24,15 @@ class _Contents:
     size_bytes: int
 
 
-def inspect_folder(folder: Path, company_id: str, *, deep: bool = True) -> FolderReport:
+def inspect_folder(
+    folder: Path, company_id: str, *, deep: bool = True, pages: StorePages | None = None
+) -> FolderReport:
     """Tell the state of the folder; never raises for what it finds there.
 
     Args:
         deep: also check every page of the store and its device row. Without it the store is only
             opened when creds.json is missing. A store in journal mode `delete` must not be in use.
+        pages: tells of bits that have flipped, when the look is deep.
     """
     try:
         contents = _list(folder)
@@ -37,28 +42,32 @@ def inspect_folder(folder: Path, company_id: str, *, deep: bool = True) -> Folde
         return FolderReport(state=FolderState.UNREADABLE, detail=str(exc))
     except OSError as exc:
         return _unreadable(f"{folder.name} cannot be read", exc)
-    report = _inspect(folder, company_id, contents, deep)
+    report = _inspect(
+        folder, company_id, contents, _StoreReader(folder=folder, deep=deep, pages=pages)
+    )
     return replace(report, file_count=contents.file_count, size_bytes=contents.size_bytes)
 
 
-def _inspect(folder: Path, company_id: str, contents: _Contents, deep: bool) -> FolderReport:
+def _inspect(
+    folder: Path, company_id: str, contents: _Contents, reader: "_StoreReader"
+) -> FolderReport:
     try:
         saved = creds.read_credentials(folder, company_id)
     except FileNotFoundError:
-        return _without_credentials(folder, company_id, contents, deep)
+        return _without_credentials(folder, company_id, contents, reader)
     except creds.CredentialsForeign as exc:
         return FolderReport(state=FolderState.FOREIGN, detail=str(exc))
     except creds.CredentialsCorrupt as exc:
         return FolderReport(state=FolderState.CORRUPT, detail=str(exc))
     except OSError as exc:
         return _unreadable(f"{creds.FILE_NAME} cannot be read", exc)
-    if deep:
-        return _with_store(folder, saved)
+    if reader.deep:
+        return _with_store(saved, reader)
     return _with_unopened_store(folder, saved)
 
 
-def _with_store(folder: Path, saved: Credentials) -> FolderReport:
-    row = _read_store(folder, deep=True)
+def _with_store(saved: Credentials, reader: "_StoreReader") -> FolderReport:
+    row = reader.read()
     if isinstance(row, FolderReport):
         if row.state is FolderState.MISSING:
             return _corrupt(f"{creds.FILE_NAME} is there without {store.FILE_NAME}")
@@ -67,14 +76,6 @@ def _with_store(folder: Path, saved: Credentials) -> FolderReport:
         return _corrupt(f"{creds.FILE_NAME} is there, but {store.FILE_NAME} holds no device")
     if row.jid != saved.jid:
         return _corrupt(f"{creds.FILE_NAME} and {store.FILE_NAME} belong to different devices")
-    try:
-        if store_seal.is_broken(folder / store.FILE_NAME):
-            return _corrupt(
-                f"{store.FILE_NAME} has changed since the last clean stop. If another store was "
-                f"put there on purpose, remove {store_seal.FILE_NAME}"
-            )
-    except OSError as exc:
-        return _unreadable(f"{store.FILE_NAME} cannot be read", exc)
     return FolderReport(state=FolderState.VALID, credentials=saved)
 
 
@@ -91,9 +92,9 @@ def _with_unopened_store(folder: Path, saved: Credentials) -> FolderReport:
 
 
 def _without_credentials(
-    folder: Path, company_id: str, contents: _Contents, deep: bool
+    folder: Path, company_id: str, contents: _Contents, reader: "_StoreReader"
 ) -> FolderReport:
-    row = _read_store(folder, deep)
+    row = reader.read()
     if isinstance(row, DeviceRow):
         return FolderReport(
             state=FolderState.VALID,
@@ -110,18 +111,47 @@ def _without_credentials(
     return FolderReport(state=FolderState.MISSING)
 
 
-def _read_store(folder: Path, deep: bool) -> DeviceRow | FolderReport | None:
-    """Return the row, None for a store without device, or the report that settles it."""
-    try:
-        return store.read_device_row(folder / store.FILE_NAME, quick_check=deep)
-    except FileNotFoundError:
-        return FolderReport(state=FolderState.MISSING)
-    except store.StoreBusy as exc:
-        return FolderReport(state=FolderState.LOCKED, detail=str(exc))
-    except store.StoreUnreadable as exc:
-        return FolderReport(state=FolderState.UNREADABLE, detail=str(exc))
-    except store.StoreCorrupt as exc:
-        return _corrupt(str(exc))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoreReader:
+    """Opens the store of a folder, in its turn."""
+
+    folder: Path
+    deep: bool
+    pages: StorePages | None
+
+    def read(self) -> DeviceRow | FolderReport | None:
+        """Return the row, None for a store without device, or the report that settles it."""
+        with self.pages.turn(self.folder) if self.pages is not None else nullcontext():
+            return self._read()
+
+    def _read(self) -> DeviceRow | FolderReport | None:
+        path = self.folder / store.FILE_NAME
+        try:
+            check = self.pages.begin_check(self.folder) if self.pages and self.deep else None
+            if check is None:
+                return store.read_device_row(path, quick_check=self.deep)
+            if check.damage is not None:  # SQLite would make little of it, and hide the rest
+                return _changed(check.damage)
+            row = store.read_device_row(path, quick_check=self.deep, also=check.take)
+            damage = check.judge()
+            return row if damage is None else _changed(damage)
+        except FileNotFoundError:
+            return FolderReport(state=FolderState.MISSING)
+        except store.StoreBusy as exc:
+            return FolderReport(state=FolderState.LOCKED, detail=str(exc))
+        except store.StoreUnreadable as exc:
+            return FolderReport(state=FolderState.UNREADABLE, detail=str(exc))
+        except store.StoreCorrupt as exc:
+            return _corrupt(str(exc))
+        except OSError as exc:
+            return _unreadable(f"{store.FILE_NAME} cannot be read", exc)
+
+
+def _changed(damage: str) -> FolderReport:
+    return _corrupt(
+        f"{store.FILE_NAME} was changed by no client: {damage}. If another store was put there on "
+        f"purpose, remove {page_record.FILE_NAME}"
+    )
 
 
 def _adopted(folder: Path, company_id: str, row: DeviceRow) -> Credentials:

@@ -1,6 +1,7 @@
 """The session folders under SESSIONS_DIR.
 
     session-<company_id>/creds.json, store.db    one company's session
+    session-<company_id>/store.pages             what each page of store.db must hold
     .locks/<company_id>.lock                     never unlinked; its holder runs the session
     quarantine/<company_id>-<time>-<why>/        set aside, for a person to look at
     .trash/                                      on its way out
@@ -25,6 +26,7 @@ from crm_whatsapp.sessions import credentials as creds
 from crm_whatsapp.sessions import device_row as store
 from crm_whatsapp.sessions.durable_file import refused, sync_folder
 from crm_whatsapp.sessions.folder_inspection import inspect_folder, require_own_folder
+from crm_whatsapp.sessions.store_pages import StorePages
 
 _PREFIX = "session-"
 _WRITE_CHECK_BYTES = 4096
@@ -47,6 +49,7 @@ class LocalSessionFolders:
             raise ConfigurationError(f"SESSIONS_DIR must be an absolute path, not {root}.")
         self._root = root
         self._now = now
+        self.pages = StorePages()
 
     @property
     def root(self) -> Path:
@@ -84,7 +87,8 @@ class LocalSessionFolders:
             require_own_folder(folder)
             if _is_there(folder / creds.FILE_NAME):
                 return True
-            return store.read_device_row(folder / store.FILE_NAME) is not None
+            with self.pages.turn(folder):
+                return store.read_device_row(folder / store.FILE_NAME) is not None
         except FileNotFoundError:
             return False
         except (store.StoreCorrupt, store.StoreBusy):
@@ -109,7 +113,8 @@ class LocalSessionFolders:
     def inspect(self, company_id: str, *, deep: bool = True) -> FolderReport:
         """Look at the folder; deep also checks the store. Only for a company without client."""
         company_id = parse_company_id(company_id)
-        return inspect_folder(self.session_path(company_id), company_id, deep=deep)
+        folder = self.session_path(company_id)
+        return inspect_folder(folder, company_id, deep=deep, pages=self.pages)
 
     def list_companies(self) -> list[str]:
         """Return the companies that have a folder, sorted; links are left out."""
@@ -196,7 +201,10 @@ class LocalSessionFolders:
         Raises:
             StorageError: the disk refuses.
         """
-        before_start.keep(self.session_path(company_id))
+        folder = self.session_path(company_id)
+        with self.pages.turn(folder):
+            self.pages.prepare(folder)
+            before_start.keep(folder)
 
     def put_back(self, company_id: str) -> bool:
         """Replace the store of a company at rest by that copy; False when there is none.
@@ -204,7 +212,9 @@ class LocalSessionFolders:
         Raises:
             StorageError: the disk refuses.
         """
-        return before_start.put_back(self.session_path(company_id))
+        folder = self.session_path(company_id)
+        with self.pages.turn(folder):
+            return before_start.put_back(folder)
 
     def quarantine(self, company_id: str, why: str) -> Path | None:
         """Set the folder aside under quarantine/; None when there is none.

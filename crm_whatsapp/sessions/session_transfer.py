@@ -11,7 +11,8 @@ from crm_whatsapp.sessions import device_row as store
 from crm_whatsapp.sessions.session_archive import read_archive, write_archive
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.session_intake import Lock, SessionIntake
-from crm_whatsapp.sessions.store_copier import SqliteStoreCopier, check_copy
+from crm_whatsapp.sessions.store_copier import SqliteStoreCopier
+from crm_whatsapp.sessions.store_fitness import check_copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class SessionTransfer:
             StorageError: the file exists already, or the disk refuses.
         """
         company_id = parse_company_id(company_id, field="--company")
-        copy = SqliteStoreCopier(self._folders).copy(company_id)
+        copy = SqliteStoreCopier(self._folders, pages=self._folders.pages).copy(company_id)
         write_archive(path, copy, passphrase)
         return TransferReport(company_id=company_id, jid=copy.credentials.jid, path=path)
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -24,11 +23,21 @@ from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.folders import Credentials, FolderState
 from crm_whatsapp.domain.ports import SessionFolders
 from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint, StoreUnfit
-from crm_whatsapp.sessions.device_row import RUBBISH, StoreCorrupt, one_row
+from crm_whatsapp.sessions.device_row import RUBBISH
 from crm_whatsapp.sessions.durable_file import is_plain, refused, write_durably
 from crm_whatsapp.sessions.signal_reset import forget_ratchets
 from crm_whatsapp.sessions.snapshot_cipher import MOST_DATABASE_BYTES
+from crm_whatsapp.sessions.store_content import content_of, open_in_memory, with_journal_of
 from crm_whatsapp.sessions.store_fingerprint import fingerprint_of
+from crm_whatsapp.sessions.store_fitness import (
+    Unfit,
+    check_copy,
+    no_device,
+    pages_bytes,
+    require_whole,
+    unfit,
+)
+from crm_whatsapp.sessions.store_pages import StorePages
 
 T = TypeVar("T")
 
@@ -36,8 +45,6 @@ _QUIET_READS = 3
 _BUSY_SLEEP_SECONDS = 0.02
 _RACY_NANOSECONDS = 2_000_000_000
 _VACUUM_ABOVE_FREE = 1 / 8
-_JOURNAL_BYTES = slice(18, 20)  # of the header: 1, 1 rollback journal; 2, 2 write-ahead log
-_NO_LOG = b"\x01\x01"
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _DISK = frozenset(
@@ -50,19 +57,6 @@ _DISK = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-
-
-class Unfit(StrEnum):
-    """Why a store may not be copied; in the details of StoreUnfit as `reason`."""
-
-    MISSING = "missing"  # there is no store
-    BUSY = "busy"  # a writer did not let go in time; try again
-    UNFINISHED = "unfinished"  # a killed writer left a rollback journal; the next start settles it
-    TOO_LARGE = "too-large"  # more than 256 MiB
-    DAMAGED = "damaged"  # not a whole whatsmeow store, or creds.json cannot be read
-    NO_DEVICE = "no-device"  # never paired, or emptied by a logout
-    SEVERAL_DEVICES = "several-devices"  # neonize would resume one of them
-    OTHER_DEVICE = "other-device"  # not the one that creds.json names
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +78,7 @@ class SqliteStoreCopier:
         self,
         folders: SessionFolders,
         *,
+        pages: StorePages | None = None,
         busy_timeout_seconds: float = 2.0,
         monotonic: Callable[[], float] = time.monotonic,
         unix_ns: Callable[[], int] = time.time_ns,
@@ -91,10 +86,12 @@ class SqliteStoreCopier:
         """Copy the stores of these folders.
 
         Args:
+            pages: those of the folders; they tell of bits that have flipped.
             busy_timeout_seconds: how long a copy or fingerprint waits for a writer.
             unix_ns: the clock of the file system; tells whether a later change would be seen.
         """
         self._folders = folders
+        self._pages = pages or StorePages()
         self._busy_timeout_seconds = busy_timeout_seconds
         self._monotonic = monotonic
         self._unix_ns = unix_ns
@@ -110,7 +107,9 @@ class SqliteStoreCopier:
             StorageError: the disk refuses.
         """
         credentials = self._credentials(company_id)
-        database = self._read(self._folders.store_path(company_id), self._copy_from)
+        path = self._folders.store_path(company_id)
+        with self._pages.turn(path.parent):
+            database = self._copied(path)
         copy = StoreCopy(credentials=credentials, database=database)
         check_copy(copy)
         return copy
@@ -129,9 +128,10 @@ class SqliteStoreCopier:
         known = self._known.get(company_id)
         if known is not None and known[0] == stamp:
             return known[1]
-        fingerprint = self._read(path, fingerprint_of)
+        with self._pages.turn(path.parent):
+            fingerprint = self._read(path, fingerprint_of)
         if fingerprint is None:
-            raise _no_device()
+            raise no_device()
         # A later change within the same tick of the file system's clock would go unseen.
         if self._unix_ns() - stamp.changed_at_ns > _RACY_NANOSECONDS:
             self._known[company_id] = (stamp, fingerprint)
@@ -166,11 +166,11 @@ class SqliteStoreCopier:
         if report.state is FolderState.UNREADABLE:
             raise StorageError(f"{self._folders.session_path(company_id)}: {report.detail}.")
         if report.state is FolderState.LOCKED:
-            raise _unfit(Unfit.BUSY, f"{report.detail}.")
+            raise unfit(Unfit.BUSY, f"{report.detail}.")
         if report.state is FolderState.MISSING:
             reason = Unfit.NO_DEVICE if _is_there(self._folders, company_id) else Unfit.MISSING
-            raise _unfit(reason, "There is no paired session in the folder.")
-        raise _unfit(Unfit.DAMAGED, f"The session folder cannot be used: {report.detail}.")
+            raise unfit(reason, "There is no paired session in the folder.")
+        raise unfit(Unfit.DAMAGED, f"The session folder cannot be used: {report.detail}.")
 
     def _read(self, path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do the work on the store, opened in the way that changes nothing beside it."""
@@ -204,14 +204,38 @@ class SqliteStoreCopier:
         except sqlite3.Error as exc:
             raise _translated(exc) from exc
         except RUBBISH as exc:
-            raise _unfit(Unfit.DAMAGED, "store.db is damaged.") from exc
+            raise unfit(Unfit.DAMAGED, "store.db is damaged.") from exc
+
+    def _copied(self, path: Path) -> bytes:
+        """Copy the store, unless bits have flipped in it: older snapshots do not have them."""
+        try:
+            check = self._pages.begin_check(path.parent)
+            if check is None:
+                return self._read(path, self._copy_from)
+
+            def copy_from(store: sqlite3.Connection) -> bytes:
+                store.execute("begin")  # what is compared is what is copied
+                content = content_of(store)
+                if content is not None:
+                    check.take(content)
+                return self._copy_from(store)
+
+            database = b"" if check.damage else self._read(path, copy_from)
+            damage = check.judge()
+        except FileNotFoundError as exc:
+            raise unfit(Unfit.MISSING, "There is no store.db.") from exc
+        except OSError as exc:
+            raise refused("read", path, exc) from exc
+        if damage is not None:
+            raise unfit(Unfit.DAMAGED, f"store.db was changed by no client: {damage}.")
+        return database
 
     def _copy_from(self, store: sqlite3.Connection) -> bytes:
         give_up_at = self._monotonic() + self._busy_timeout_seconds
 
         def give_up_in_time(status: int, _remaining: int, _total: int) -> None:
             if status & 0xFF in _BUSY and self._monotonic() >= give_up_at:
-                raise _unfit(Unfit.BUSY, "store.db is in use by a writer that does not let go.")
+                raise unfit(Unfit.BUSY, "store.db is in use by a writer that does not let go.")
 
         with closing(sqlite3.connect(":memory:")) as memory:
             memory.text_factory = bytes
@@ -221,75 +245,29 @@ class SqliteStoreCopier:
             database = memory.serialize()
             if not _wastes_space(memory):
                 return database
-            _check_pages(memory)  # a vacuum would leave out what it cannot read
+            require_whole(memory)  # a vacuum would leave out what it cannot read
             memory.execute("vacuum")
-            return _with_journal_bytes(memory.serialize(), database[_JOURNAL_BYTES])
-
-
-def check_copy(copy: StoreCopy) -> None:
-    """Refuse a copy that is not a whole store of exactly the device its credentials name.
-
-    Raises:
-        StoreUnfit: says what is wrong with it.
-    """
-    if len(copy.database) > MOST_DATABASE_BYTES:
-        raise _unfit(Unfit.TOO_LARGE, "The store is larger than 256 MiB.")
-    try:
-        with closing(sqlite3.connect(":memory:")) as db:
-            db.text_factory = bytes
-            # A database in memory has no write-ahead log and does not open one that wants it.
-            db.deserialize(_with_journal_bytes(copy.database, _NO_LOG))
-            _check_pages(db)
-            _check_length(db, copy.database)
-            jids = db.execute("select jid from whatsmeow_device limit 2").fetchall()
-            if len(jids) == 1:
-                one_row(db)  # with all its keys
-    except (sqlite3.Error, StoreCorrupt) as exc:
-        raise _unfit(Unfit.DAMAGED, f"The store is damaged: {exc}.") from exc
-    except RUBBISH as exc:
-        raise _unfit(Unfit.DAMAGED, "The store is damaged: it holds rubbish.") from exc
-    if not jids:
-        raise _no_device()
-    if len(jids) > 1:
-        raise _unfit(Unfit.SEVERAL_DEVICES, "The store holds more than one device.")
-    if jids[0][0] != copy.credentials.jid.encode():
-        raise _unfit(Unfit.OTHER_DEVICE, "The store holds another device than creds.json names.")
+            return with_journal_of(memory.serialize(), database)
 
 
 def _without_ratchets(database: bytes) -> bytes:
     try:
-        with closing(sqlite3.connect(":memory:")) as db:
-            db.deserialize(_with_journal_bytes(database, _NO_LOG))
+        with closing(open_in_memory(database)) as db:
+            db.text_factory = str
             with db:
                 forget_ratchets(db)
-            return _with_journal_bytes(db.serialize(), database[_JOURNAL_BYTES])
+            return with_journal_of(db.serialize(), database)
     except sqlite3.Error as exc:
-        raise _unfit(Unfit.DAMAGED, f"The store is damaged: {exc}.") from exc
+        raise unfit(Unfit.DAMAGED, f"The store is damaged: {exc}.") from exc
 
 
 def _check_size(db: sqlite3.Connection, at_rest: _Stamp | None) -> None:
     """Refuse a store too large, or cut off: SQLite reads what is missing as zeros."""
-    size = _pages_bytes(db)
+    size = pages_bytes(db)
     if size > MOST_DATABASE_BYTES:
-        raise _unfit(Unfit.TOO_LARGE, "The store is larger than 256 MiB.")
+        raise unfit(Unfit.TOO_LARGE, "The store is larger than 256 MiB.")
     if at_rest is not None and at_rest.files[0] is not None and at_rest.files[0][1] < size:
-        raise _unfit(Unfit.DAMAGED, "store.db is cut off.")
-
-
-def _check_pages(db: sqlite3.Connection) -> None:
-    verdict = db.execute("pragma integrity_check(1)").fetchone()
-    if verdict is None or verdict[0] != b"ok":
-        raise _unfit(Unfit.DAMAGED, "The store is damaged: its check failed.")
-
-
-def _check_length(db: sqlite3.Connection, database: bytes) -> None:
-    if _pages_bytes(db) != len(database):
-        raise _unfit(Unfit.DAMAGED, "The store is cut off.")
-
-
-def _pages_bytes(db: sqlite3.Connection) -> int:
-    page_size = int(db.execute("pragma page_size").fetchone()[0])
-    return page_size * int(db.execute("pragma page_count").fetchone()[0])
+        raise unfit(Unfit.DAMAGED, "store.db is cut off.")
 
 
 def _wastes_space(db: sqlite3.Connection) -> bool:
@@ -300,10 +278,6 @@ def _wastes_space(db: sqlite3.Connection) -> bool:
     """
     free = int(db.execute("pragma freelist_count").fetchone()[0])
     return free > _VACUUM_ABOVE_FREE * int(db.execute("pragma page_count").fetchone()[0])
-
-
-def _with_journal_bytes(database: bytes, journal: bytes) -> bytes:
-    return b"".join((database[: _JOURNAL_BYTES.start], journal, database[_JOURNAL_BYTES.stop :]))
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -318,11 +292,11 @@ def _stamp(path: Path) -> _Stamp:
         except OSError as exc:
             raise refused("read", path, exc) from exc
         if not is_plain(status):
-            raise _unfit(Unfit.DAMAGED, f"{path.name}{suffix} is not a regular file.")
+            raise unfit(Unfit.DAMAGED, f"{path.name}{suffix} is not a regular file.")
         files.append((status.st_ino, status.st_size, status.st_mtime_ns))
         changed_at_ns = max(changed_at_ns, status.st_mtime_ns)
     if files[0] is None:
-        raise _unfit(Unfit.MISSING, "There is no store.db.")
+        raise unfit(Unfit.MISSING, "There is no store.db.")
     return _Stamp(files=tuple(files), changed_at_ns=changed_at_ns)
 
 
@@ -339,20 +313,12 @@ def _is_there(folders: SessionFolders, company_id: str) -> bool:
     return folders.store_path(company_id).exists()
 
 
-def _no_device() -> StoreUnfit:
-    return _unfit(Unfit.NO_DEVICE, "The store holds no device: never paired, or logged out.")
-
-
-def _unfit(reason: Unfit, message: str) -> StoreUnfit:
-    return StoreUnfit(message, reason=reason)
-
-
 def _translated(exc: sqlite3.Error) -> Exception:
     code = int(getattr(exc, "sqlite_errorcode", 0) or 0)
     if code == sqlite3.SQLITE_READONLY_ROLLBACK:
-        return _unfit(Unfit.UNFINISHED, "store.db has a rollback journal of a killed writer.")
+        return unfit(Unfit.UNFINISHED, "store.db has a rollback journal of a killed writer.")
     if code & 0xFF in _BUSY:
-        return _unfit(Unfit.BUSY, "store.db is in use by a writer that does not let go.")
+        return unfit(Unfit.BUSY, "store.db is in use by a writer that does not let go.")
     if code & 0xFF in _DISK:
         return StorageError(f"store.db cannot be read: {exc}.")
-    return _unfit(Unfit.DAMAGED, f"store.db cannot be read: {exc}.")
+    return unfit(Unfit.DAMAGED, f"store.db cannot be read: {exc}.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from crm_whatsapp.domain.errors import StorageError
-from crm_whatsapp.sessions import store_seal
+from crm_whatsapp.sessions.store_pages import StorePages
 
 _SUFFIXES = ("-wal", "-journal")
 _THREADS = 4
@@ -41,18 +41,29 @@ def settle_store(path: Path, busy_timeout_seconds: float = 0.5) -> None:
         raise StorageError(f"The log beside {path} cannot be folded in: it is in use.")
 
 
-def settle_stores(paths: Sequence[Path], timeout_seconds: float) -> list[tuple[Path, str]]:
-    """Settle and seal each; return those that could not be, or not in time, and why."""
+def settle_stores(
+    paths: Sequence[Path], timeout_seconds: float, *, pages: StorePages
+) -> list[tuple[Path, str]]:
+    """Settle each, and write down what it holds; return those that could not be, or not in time.
+
+    Args:
+        pages: told before the log is folded in. A store that it finds damaged keeps its log.
+    Returns:
+        The stores, and why.
+    """
     give_up_at = time.monotonic() + timeout_seconds
 
     def settle(path: Path) -> tuple[Path, str] | None:
         if time.monotonic() >= give_up_at:
             return path, "no time was left"
         try:
-            settle_store(path)
-            if path.exists():
-                store_seal.put_on(path)
-        except (StorageError, OSError) as error:
+            with pages.turn(path.parent):
+                pages.close(path.parent)
+                settle_store(path)
+                pages.complete(path.parent)
+        except StorageError as error:
+            return path, error.message
+        except OSError as error:
             return path, str(error)
         return None
 

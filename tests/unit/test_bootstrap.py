@@ -16,6 +16,7 @@ from crm_whatsapp.domain.errors import ConfigurationError, StorageError
 from crm_whatsapp.gunicorn_worker import boot_failure
 from crm_whatsapp.jobs.job_board import JobBoard
 from crm_whatsapp.service.event_stream import EventStream
+from crm_whatsapp.sessions.store_pages import StorePages
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from tests.unit.service.fakes import DEADLINE_SECONDS, HangingCalls
 from tests.unit.service.pod import COMPANY, Pod
@@ -43,7 +44,7 @@ def parts_of(pod: Pod) -> Parts:
         "readiness": None,
         "messaging": None,
         "jobs": JobBoard(),
-        "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener),
+        "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener, pages=StorePages()),
         "retention": SimpleNamespace(stop=lambda: None),
         "clock": pod.clock,
         "alerts": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: None),

@@ -285,7 +285,7 @@ def test_every_unfit_store_is_refused(
 
 
 def test_a_flipped_bit_is_refused_or_harmless(copier: SqliteStoreCopier, store: Path) -> None:
-    """In what SQLite itself has a meaning for; keys have no check sum until they are sealed."""
+    """In what SQLite itself has a meaning for: this store has no page record."""
     sound = store.read_bytes()
     for page in range(len(sound) // 4096):
         for offset in (0, 3, 8, 17):

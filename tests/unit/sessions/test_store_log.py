@@ -8,6 +8,7 @@ import pytest
 
 from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.sessions.store_log import settle_store, settle_stores
+from crm_whatsapp.sessions.store_pages import StorePages
 from tests.unit.sessions.processes import lines, running
 
 WRITER = """
@@ -78,13 +79,13 @@ def test_many_are_settled_and_the_problems_named(tmp_path: Path) -> None:
         killed_writer(path, "wal")
     for path in (damaged, damaged.with_name("store.db-wal")):
         path.write_bytes(b"not a database" * 100)
-    problems = settle_stores([sound, damaged], 30)
+    problems = settle_stores([sound, damaged], 30, pages=StorePages())
     assert [path for path, _ in problems] == [damaged]
-    assert beside(sound) == ["store.sha256"]
+    assert beside(sound) == ["store.pages"]
 
 
 def test_no_time_left_is_said(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     killed_writer(path, "wal")
-    assert settle_stores([path], 0) == [(path, "no time was left")]
+    assert settle_stores([path], 0, pages=StorePages()) == [(path, "no time was left")]
     assert beside(path)

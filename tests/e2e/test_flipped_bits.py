@@ -1,0 +1,181 @@
+"""A bit that flips inside a value of a store is found, though SQLite finds no fault with it."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+
+from crm_whatsapp.sessions.device_row import read_device_row
+from crm_whatsapp.sessions.key_ring import generate_key_entry
+from crm_whatsapp.sessions.write_ahead_log import open_log
+from service_process import wait_for
+
+pytestmark = pytest.mark.e2e
+
+RESTORED = "session restored from its snapshot"
+ONE_TIME_KEY = "select key from whatsmeow_pre_keys order by key_id desc limit 1"
+DEVICE_KEY = "select noise_key from whatsmeow_device"
+SETTINGS = {
+    "SNAPSHOT_ENCRYPTION_KEYS": generate_key_entry("flips"),
+    "SNAPSHOT_SCAN_SECONDS": "0.3",
+    "SNAPSHOT_RATCHET_INTERVAL_SECONDS": "0.5",
+    "LEASE_TTL_SECONDS": "6",
+    "LEASE_RENEW_SECONDS": "1",
+}
+
+
+@pytest.fixture(autouse=True)
+def snapshots_on(deployment: Deployment) -> Iterator[None]:
+    deployment.settings |= SETTINGS
+    yield
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def value_of(folder: Path, sql: str) -> bytes:
+    with closing(sqlite3.connect(f"file:{folder / 'store.db'}?mode=ro", uri=True)) as db:
+        return bytes(db.execute(sql).fetchone()[0])
+
+
+def one_time_key(folder: Path) -> None:
+    flip_in_store(folder, value_of(folder, ONE_TIME_KEY))
+
+
+def key_of_the_device(folder: Path) -> None:
+    flip_in_store(folder, value_of(folder, DEVICE_KEY))
+
+
+def flip_in_store(folder: Path, value: bytes) -> None:
+    """Flip a bit of the value where SQLite reads it: in the log if the log has its page."""
+    store = folder / "store.db"
+    offset = store.read_bytes().index(value)
+    with open_log(store) as log:
+        header = log.header()
+        commits = [] if header is None else list(log.commits_after(header.start))
+    in_log = {page for commit in commits for page, _ in commit.pages}
+    if offset // 4096 + 1 in in_log:
+        log_file = folder / "store.db-wal"
+        flip(log_file, log_file.read_bytes().index(value) + 5)
+    else:
+        flip(store, offset + 5)
+
+
+def last_transaction(folder: Path) -> None:
+    """Flip a bit of the newest page in the log."""
+    with open_log(folder / "store.db") as log:
+        header = log.header()
+        assert header is not None
+        end = [commit.end.frame for commit in log.commits_after(header.start)][-1]
+    flip(folder / "store.db-wal", 32 + end * (24 + 4096) - 100)
+
+
+DAMAGES: tuple[Callable[[Path], None], ...] = (one_time_key, key_of_the_device, last_transaction)
+
+
+def test_bits_flipped_after_a_kill_are_found_and_the_snapshot_used(deployment: Deployment) -> None:
+    companies = deployment.seed(2 * len(DAMAGES) + 2)
+    service = deployment.start()
+    deployment.await_all_connected(list(companies))
+    for jid in companies.values():
+        receive(deployment, jid)
+    await_snapshots(deployment, list(companies))
+    service.kill()
+    damaged = dict(zip(companies, DAMAGES * 2, strict=False))
+    for company_id, damage in damaged.items():
+        folder = deployment.folders.session_path(company_id)
+        damage(folder)
+        assert_sqlite_finds_no_fault(folder, deployment.folder)
+
+    service.start()
+
+    deployment.await_all_connected(list(companies), 30)
+    lines = [json.loads(line) for line in deployment.log().splitlines() if RESTORED in line]
+    assert {line["company_id"] for line in lines} == set(damaged)
+    for line in lines:
+        assert line["instead_of"] == "corrupt"
+        assert "changed by no client" in line["detail"], line
+    for company_id, jid in companies.items():
+        counters = deployment.phones.counters(jid)
+        assert counters.get("pairings", 0) == 0, (company_id, counters)
+        assert counters["max_simultaneous"] == 1, (company_id, counters)
+        assert len(quarantined(deployment, company_id)) == (company_id in damaged)
+        receive(deployment, jid)
+
+
+def test_a_bit_flipped_under_a_running_client_gets_into_no_snapshot(
+    deployment: Deployment,
+) -> None:
+    ((company_id, jid),) = deployment.seed(1).items()
+    service = deployment.start()
+    deployment.await_all_connected([company_id])
+    await_snapshots(deployment, [company_id])
+    folder = deployment.folders.session_path(company_id)
+    key = value_of(folder, DEVICE_KEY)
+
+    key_of_the_device(folder)
+    receive(deployment, jid)  # a change that is to be copied
+
+    def refused() -> bool:
+        return "no snapshot was taken" in deployment.log()
+
+    assert wait_for(refused, 20), deployment.log_tail()
+    assert "changed by no client" in deployment.log()
+    assert service.status(company_id)["status"] == "connected"
+    assert service.post("disconnect", company_id=company_id).status == 200
+    deployment.await_status(company_id, "disconnected")
+    assert value_of(folder, DEVICE_KEY) != key
+
+    service.post("restore", company_id=company_id)
+
+    deployment.await_status(company_id, "connected")
+    assert deployment.log().count(RESTORED) == 1
+    assert value_of(folder, DEVICE_KEY) == key
+    assert deployment.phones.counters(jid).get("pairings", 0) == 0
+
+
+def assert_sqlite_finds_no_fault(folder: Path, scratch: Path) -> None:
+    """Let SQLite check a copy of the store, as it would open it."""
+    copy = scratch / f"copy-of-{folder.name}"
+    copy.mkdir()
+    for name in ("store.db", "store.db-wal"):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, copy / name)
+    assert read_device_row(copy / "store.db", quick_check=True) is not None
+
+
+def await_snapshots(deployment: Deployment, companies: list[str]) -> None:
+    def copied() -> bool:
+        rows = deployment.rows("select distinct company_id from public.whatsapp_session_snapshots")
+        return {str(row["company_id"]) for row in rows} >= set(companies)
+
+    assert wait_for(copied, 20), "no snapshot of some company"
+
+
+def quarantined(deployment: Deployment, company_id: str) -> list[Path]:
+    return list((deployment.sessions_dir / "quarantine").glob(f"{company_id}-*"))
+
+
+def receive(deployment: Deployment, jid: str) -> None:
+    """A phone writes; the company's device says that it could read it."""
+    begun = deployment.phones.last_event()
+    body = {"jid": jid, "from": "5511977770000", "text": "hello"}
+    sent = deployment.phones.call("messages", body)["id"]
+
+    def read() -> bool:
+        return any(
+            sent in event["ids"] and event["receipt"] != "retry"
+            for event in deployment.phones.events(begun, type="receipt")
+        )
+
+    assert wait_for(read, 20), deployment.phones.events(begun)
