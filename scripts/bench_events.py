@@ -158,10 +158,12 @@ def main() -> int:
         folder = Path(name)
         with LocalSupabase.start(folder / "db") as stack, Sandbox.start(folder / "sb") as sandbox:
             bench = Bench(stack, sandbox, folder, arguments.sessions)
+            # First: the companies of the other parts would be restored from their snapshots.
+            idle = _idle_calls(bench, arguments.idle)
             figures = [
                 *_latencies(bench, arguments.changes, arguments.clients),
                 _throughput(bench, arguments.deliveries),
-                _idle_calls(bench, arguments.idle),
+                idle,
             ]
     for figure, value, unit in figures:
         sys.stdout.write(f"{figure}\t{value:.2f}\t{unit}\n")
