@@ -12,6 +12,7 @@ from deployment import Deployment
 
 from crm_whatsapp.sessions.device_row import read_device_row
 from crm_whatsapp.sessions.key_ring import generate_key_entry
+from crm_whatsapp.sessions.page_record import FILE_NAME
 from crm_whatsapp.sessions.write_ahead_log import open_log
 from service_process import wait_for
 
@@ -58,17 +59,12 @@ def key_of_the_device(folder: Path) -> None:
 
 def flip_in_store(folder: Path, value: bytes) -> None:
     """Flip a bit of the value where SQLite reads it: in the log if the log has its page."""
-    store = folder / "store.db"
-    offset = store.read_bytes().index(value)
-    with open_log(store) as log:
-        header = log.header()
-        commits = [] if header is None else list(log.commits_after(header.start))
-    in_log = {page for commit in commits for page, _ in commit.pages}
-    if offset // 4096 + 1 in in_log:
-        log_file = folder / "store.db-wal"
-        flip(log_file, log_file.read_bytes().index(value) + 5)
+    log_file = folder / "store.db-wal"
+    if log_file.exists() and (newest := log_file.read_bytes().rfind(value)) >= 0:
+        flip(log_file, newest + 5)
     else:
-        flip(store, offset + 5)
+        store = folder / "store.db"
+        flip(store, store.read_bytes().index(value) + 5)
 
 
 def last_transaction(folder: Path) -> None:
@@ -90,6 +86,8 @@ def test_bits_flipped_after_a_kill_are_found_and_the_snapshot_used(deployment: D
     for jid in companies.values():
         receive(deployment, jid)
     await_snapshots(deployment, list(companies))
+    for company_id in companies:
+        await_page_record(deployment, company_id)
     service.kill()
     damaged = dict(zip(companies, DAMAGES * 2, strict=False))
     for company_id, damage in damaged.items():
@@ -121,6 +119,7 @@ def test_a_bit_flipped_under_a_running_client_gets_into_no_snapshot(
     deployment.await_all_connected([company_id])
     await_snapshots(deployment, [company_id])
     folder = deployment.folders.session_path(company_id)
+    await_page_record(deployment, company_id)
     key = value_of(folder, DEVICE_KEY)
 
     key_of_the_device(folder)
@@ -160,6 +159,12 @@ def await_snapshots(deployment: Deployment, companies: list[str]) -> None:
         return {str(row["company_id"]) for row in rows} >= set(companies)
 
     assert wait_for(copied, 20), "no snapshot of some company"
+
+
+def await_page_record(deployment: Deployment, company_id: str) -> None:
+    """Wait until there is a record: a seeded store is no WAL store before its first start."""
+    record = deployment.folders.session_path(company_id) / FILE_NAME
+    assert wait_for(record.exists, 20), f"no record of the pages of {company_id}"
 
 
 def quarantined(deployment: Deployment, company_id: str) -> list[Path]:
