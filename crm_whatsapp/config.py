@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     snapshot_scan_seconds: Seconds = Field(
         default=5.0, description="Search for sessions that have changed, every so often."
     )
+    store_check_seconds: Seconds = Field(
+        default=600.0,
+        description="Compare the store of a running session with what was written, every so often.",
+    )
     snapshot_ratchet_interval_seconds: Seconds = Field(
         default=900.0,
         description="A change of message ratchets alone is copied at most this often, in seconds.",

@@ -14,6 +14,7 @@ from crm_whatsapp.service.session_opener import RemoteSnapshots, SessionOpener
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 from crm_whatsapp.service.snapshot_ledger import SnapshotTerms
+from crm_whatsapp.service.store_guard import StoreGuard
 from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from crm_whatsapp.sessions.snapshot_cipher import EnvelopeCipher
@@ -38,6 +39,7 @@ class SnapshotParts:
     catalogue: SnapshotCatalogue
     opener: SessionOpener
     keeper: SnapshotKeeper
+    guard: StoreGuard
     pages: StorePages
 
     def clean_up(self) -> int:
@@ -85,8 +87,20 @@ def build_snapshots(
             daily_bytes=settings.snapshot_daily_bytes,
         ),
     )
+    guard = StoreGuard(
+        copier=copier,
+        clock=clock,
+        interval_seconds=settings.store_check_seconds,
+        has_snapshot=lambda company_id: keeper.is_on and catalogue.find(company_id) is not None,
+    )
+    keeper.on_damage(guard.found)
     return SnapshotParts(
-        store=store, catalogue=catalogue, opener=opener, keeper=keeper, pages=folders.pages
+        store=store,
+        catalogue=catalogue,
+        opener=opener,
+        keeper=keeper,
+        guard=guard,
+        pages=folders.pages,
     )
 
 

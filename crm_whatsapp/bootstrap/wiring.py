@@ -16,7 +16,7 @@ from crm_whatsapp.bootstrap.webhook_wiring import WebhookParts, build_webhooks
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.errors import StoreUnavailable
-from crm_whatsapp.domain.events import LeaseLost
+from crm_whatsapp.domain.events import LeaseLost, StoreDamageFound
 from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.engine.supervisor import Supervisor
 from crm_whatsapp.jobs.job_board import Job, JobBoard
@@ -273,6 +273,9 @@ def _connect_listeners(parts: Parts) -> None:
     parts.notices.listen(parts.events.carry)
     parts.restore.on_finished(parts.snapshots.keeper.let_go)
     parts.snapshots.keeper.on_unwritten_term(parts.manager.repair_credentials)
+    parts.snapshots.guard.on_damage(
+        lambda company_id: parts.manager.post(company_id, StoreDamageFound())
+    )
     parts.leases.on_snapshot(parts.snapshots.catalogue.note)
     parts.leases.on_lost(lambda company_id: parts.manager.post(company_id, LeaseLost()))
     parts.write_behind.on_stale(parts.manager.rows.take_stale)
@@ -335,12 +338,17 @@ def job_table(parts: Parts, keepalive: Keepalive) -> list[Job]:
 
 
 def _snapshot_jobs(parts: Parts) -> list[Job]:
-    keeper = parts.snapshots.keeper
+    keeper, guard = parts.snapshots.keeper, parts.snapshots.guard
     return [
         Job(
             name="snapshot-scan",
             interval_seconds=parts.settings.snapshot_scan_seconds,
             function=lambda: keeper.scan(parts.manager.connections()),
+        ),
+        Job(
+            name="store-check",
+            interval_seconds=max(0.5, parts.settings.store_check_seconds / 60),
+            function=lambda: guard.check(parts.manager.connections()),
         ),
     ]
 

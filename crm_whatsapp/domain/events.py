@@ -120,6 +120,11 @@ class StorageFailed(Event):
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreDamageFound(Event):
+    """Bits of the store have flipped while its client runs, and a snapshot can replace it."""
+
+
 # --- from the engine -------------------------------------------------------------------------
 
 

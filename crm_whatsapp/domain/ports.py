@@ -261,6 +261,14 @@ class StoreCopier(Protocol):
     def fingerprint(self, company_id: str) -> StoreFingerprint:
         """Tell the store's present condition without copying it. Raises StoreUnfit."""
 
+    def verify(self, company_id: str) -> None:
+        """Compare the store with what its clients wrote into it, also while one runs.
+
+        Raises:
+            StoreDamaged: bits have flipped.
+            StoreUnfit: it could not be read now.
+        """
+
 
 class SessionInstaller(Protocol):
     """Makes session folders of copies. Raises StorageError as SessionFolders."""

@@ -40,6 +40,7 @@ _RULES: dict[type[events.Event], _Rule] = {
     events.LeaseDenied: obstacle_rules.on_lease_denied,
     events.LeaseLost: obstacle_rules.on_lease_lost,
     events.StorageFailed: obstacle_rules.on_storage_failed,
+    events.StoreDamageFound: link_rules.on_store_damage,
     events.TimerDue: timer_rules.on_timer,
     events.QrIssued: pairing_rules.on_code_issued,
     events.PairingCodeIssued: pairing_rules.on_code_issued,

@@ -38,6 +38,10 @@ class StoreUnfit(CrmWhatsappError):
     code = "store-unfit"
 
 
+class StoreDamaged(StoreUnfit):
+    """Pages of the store are not what its clients wrote into it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotMeta:
     """What is known of a snapshot without reading it.

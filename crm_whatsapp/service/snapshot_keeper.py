@@ -21,6 +21,7 @@ from crm_whatsapp.domain.errors import (
 from crm_whatsapp.domain.ports import Clock, SnapshotCipher, SnapshotStore, StoreCopier
 from crm_whatsapp.domain.snapshots import (
     KeyMissing,
+    StoreDamaged,
     StoreUnfit,
 )
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
@@ -76,6 +77,7 @@ class SnapshotKeeper:
         ]
         self._started = threading.Event()
         self._term_listener: Callable[[str], None] = lambda company_id: None
+        self._damage_listener: Callable[[str, str], None] = lambda company_id, detail: None
         self.written = 0
         self.failed = 0
 
@@ -107,6 +109,10 @@ class SnapshotKeeper:
     def on_unwritten_term(self, listener: Callable[[str], None]) -> None:
         """Have companies passed on whose creds.json is to be told of the present lease's epoch."""
         self._term_listener = listener
+
+    def on_damage(self, listener: Callable[[str, str], None]) -> None:
+        """Have companies passed on whose store was found damaged, with what is wrong."""
+        self._damage_listener = listener
 
     def request(self, company_id: str) -> None:
         """Ask for a snapshot soon; nothing is written when nothing has changed."""
@@ -179,6 +185,8 @@ class SnapshotKeeper:
             except Exception as error:
                 self.failed += 1
                 self._ledger.note_failure(company_id, error)
+                if isinstance(error, StoreDamaged):
+                    self._damage_listener(company_id, error.message)
                 raise
 
     def state(self, company_id: str) -> SnapshotState:

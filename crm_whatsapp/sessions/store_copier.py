@@ -22,7 +22,7 @@ from urllib.parse import quote
 from crm_whatsapp.domain.errors import StorageError
 from crm_whatsapp.domain.folders import Credentials, FolderState
 from crm_whatsapp.domain.ports import SessionFolders
-from crm_whatsapp.domain.snapshots import StoreCopy, StoreFingerprint, StoreUnfit
+from crm_whatsapp.domain.snapshots import StoreCopy, StoreDamaged, StoreFingerprint, StoreUnfit
 from crm_whatsapp.sessions.device_row import RUBBISH
 from crm_whatsapp.sessions.durable_file import is_plain, refused, write_durably
 from crm_whatsapp.sessions.signal_reset import forget_ratchets
@@ -109,7 +109,7 @@ class SqliteStoreCopier:
         credentials = self._credentials(company_id)
         path = self._folders.store_path(company_id)
         with self._pages.turn(path.parent):
-            database = self._copied(path)
+            database = self._compared(path, self._copy_from)
         copy = StoreCopy(credentials=credentials, database=database)
         check_copy(copy)
         return copy
@@ -138,6 +138,19 @@ class SqliteStoreCopier:
         else:
             self._known.pop(company_id, None)
         return fingerprint
+
+    def verify(self, company_id: str) -> None:
+        """Compare every page with what clients wrote into it, also while one runs.
+
+        Without a page record nobody can tell, and nothing is said. 0.4 ms for a fresh store.
+
+        Raises:
+            StoreDamaged: bits have flipped; older snapshots do not have them.
+            StoreUnfit, StorageError: as copy.
+        """
+        path = self._folders.store_path(company_id)
+        with self._pages.turn(path.parent):
+            self._compared(path, lambda store: b"")
 
     def install(self, copy: StoreCopy, *, epoch: int, reset_signal: bool = False) -> None:
         """Write store.db and creds.json into the company's empty folder, durably.
@@ -206,29 +219,34 @@ class SqliteStoreCopier:
         except RUBBISH as exc:
             raise unfit(Unfit.DAMAGED, "store.db is damaged.") from exc
 
-    def _copied(self, path: Path) -> bytes:
-        """Copy the store, unless bits have flipped in it: older snapshots do not have them."""
+    def _compared(self, path: Path, work: Callable[[sqlite3.Connection], bytes]) -> bytes:
+        """Do the work on the store, unless bits have flipped in it.
+
+        Raises:
+            StoreDamaged: they have.
+        """
         try:
             check = self._pages.begin_check(path.parent)
             if check is None:
-                return self._read(path, self._copy_from)
+                return self._read(path, work)
 
-            def copy_from(store: sqlite3.Connection) -> bytes:
-                store.execute("begin")  # what is compared is what is copied
+            def compare(store: sqlite3.Connection) -> bytes:
+                store.execute("begin")  # what is compared is what the work gets
                 content = content_of(store)
                 if content is not None:
                     check.take(content)
-                return self._copy_from(store)
+                return work(store)
 
-            database = b"" if check.damage else self._read(path, copy_from)
+            result = b"" if check.damage else self._read(path, compare)
             damage = check.judge()
         except FileNotFoundError as exc:
             raise unfit(Unfit.MISSING, "There is no store.db.") from exc
         except OSError as exc:
             raise refused("read", path, exc) from exc
         if damage is not None:
-            raise unfit(Unfit.DAMAGED, f"store.db was changed by no client: {damage}.")
-        return database
+            message = f"store.db was changed by no client: {damage}."
+            raise StoreDamaged(message, reason=Unfit.DAMAGED)
+        return result
 
     def _copy_from(self, store: sqlite3.Connection) -> bytes:
         give_up_at = self._monotonic() + self._busy_timeout_seconds

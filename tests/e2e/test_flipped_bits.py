@@ -19,6 +19,7 @@ from service_process import wait_for
 pytestmark = pytest.mark.e2e
 
 RESTORED = "session restored from its snapshot"
+DAMAGED = "the store of a running session is damaged"
 ONE_TIME_KEY = "select key from whatsmeow_pre_keys order by key_id desc limit 1"
 DEVICE_KEY = "select noise_key from whatsmeow_device"
 SETTINGS = {
@@ -114,33 +115,69 @@ def test_bits_flipped_after_a_kill_are_found_and_the_snapshot_used(deployment: D
 def test_a_bit_flipped_under_a_running_client_gets_into_no_snapshot(
     deployment: Deployment,
 ) -> None:
+    """The copy that a change asks for finds it; the session starts again from its snapshot."""
     ((company_id, jid),) = deployment.seed(1).items()
-    service = deployment.start()
-    deployment.await_all_connected([company_id])
-    await_snapshots(deployment, [company_id])
-    folder = deployment.folders.session_path(company_id)
-    await_page_record(deployment, company_id)
-    key = value_of(folder, DEVICE_KEY)
+    deployment.start()
+    folder, key = damaged_while_running(deployment, company_id)
 
-    key_of_the_device(folder)
     receive(deployment, jid)  # a change that is to be copied
 
-    def refused() -> bool:
-        return "no snapshot was taken" in deployment.log()
+    assert_replaced(deployment, company_id, jid)
+    assert "no snapshot was taken" in deployment.log()
+    assert value_of(folder, DEVICE_KEY) == key
 
-    assert wait_for(refused, 20), deployment.log_tail()
-    assert "changed by no client" in deployment.log()
+
+def test_a_bit_flipped_in_a_store_that_nobody_changes_is_found_in_time(
+    deployment: Deployment,
+) -> None:
+    ((company_id, jid),) = deployment.seed(1).items()
+    deployment.start(STORE_CHECK_SECONDS="1")
+
+    folder, key = damaged_while_running(deployment, company_id)
+
+    assert_replaced(deployment, company_id, jid)
+    assert value_of(folder, DEVICE_KEY) == key
+
+
+def test_without_a_snapshot_a_damaged_store_goes_on(deployment: Deployment) -> None:
+    """A start would lose a session that still works: people are told, and it is left alone."""
+    ((company_id, jid),) = deployment.seed(1).items()
+    service = deployment.start(SNAPSHOT_ENCRYPTION_KEYS="", STORE_CHECK_SECONDS="1")
+    deployment.await_all_connected([company_id])
+    await_page_record(deployment, company_id)
+
+    key_of_the_device(deployment.folders.session_path(company_id))
+
+    assert wait_for(lambda: DAMAGED in deployment.log(), 20), deployment.log_tail()
+    assert "left alone" in deployment.log()
+    receive(deployment, jid)
     assert service.status(company_id)["status"] == "connected"
-    assert service.post("disconnect", company_id=company_id).status == 200
-    deployment.await_status(company_id, "disconnected")
-    assert value_of(folder, DEVICE_KEY) != key
+    assert deployment.phones.counters(jid)["logins"] == 1
 
-    service.post("restore", company_id=company_id)
 
+def damaged_while_running(deployment: Deployment, company_id: str) -> tuple[Path, bytes]:
+    """Flip a bit in the device's key when it is in a snapshot; return the folder and the key."""
+    deployment.await_all_connected([company_id])
+    await_snapshots(deployment, [company_id])
+    await_page_record(deployment, company_id)
+    folder = deployment.folders.session_path(company_id)
+    key = value_of(folder, DEVICE_KEY)
+    key_of_the_device(folder)
+    return folder, key
+
+
+def assert_replaced(deployment: Deployment, company_id: str, jid: str) -> None:
+    """Assert that the session came back from its snapshot by itself, and works."""
+    assert wait_for(lambda: RESTORED in deployment.log(), 20), deployment.log_tail()
     deployment.await_status(company_id, "connected")
     assert deployment.log().count(RESTORED) == 1
-    assert value_of(folder, DEVICE_KEY) == key
-    assert deployment.phones.counters(jid).get("pairings", 0) == 0
+    assert deployment.log().count(DAMAGED) == 1
+    assert "changed by no client" in deployment.log()
+    assert len(quarantined(deployment, company_id)) == 1
+    counters = deployment.phones.counters(jid)
+    assert counters.get("pairings", 0) == 0, counters
+    assert counters["max_simultaneous"] == 1, counters
+    receive(deployment, jid)
 
 
 def assert_sqlite_finds_no_fault(folder: Path, scratch: Path) -> None:

@@ -124,6 +124,17 @@ def on_deaf(
     return rebuild(connection, now, limits, Reason.NETWORK_LOST)
 
 
+def on_store_damage(
+    connection: Connection, event: ev.StoreDamageFound, now: datetime, limits: PolicyLimits
+) -> Decision:
+    """Start anew before the client writes flipped bits back; the start replaces the store."""
+    if connection.client is not ClientPhase.LIVE or not connection.is_connected:
+        return Decision(connection=connection)
+    if connection.intent in UNLINKING:
+        return Decision(connection=connection)
+    return rebuild(connection, now, limits, Reason.RESTORING)
+
+
 def rebuild(
     connection: Connection, now: datetime, limits: PolicyLimits, reason: Reason
 ) -> Decision:

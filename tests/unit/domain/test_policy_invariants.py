@@ -169,6 +169,10 @@ class SessionModel(RuleBasedStateMachine):
     def handover(self) -> None:
         self.engine(events.HandoverRequested)
 
+    @rule()
+    def store_damage(self) -> None:
+        self.happen(events.StoreDamageFound())
+
     @precondition(client_answers)
     @rule(succeeded=st.booleans())
     def logout_answered(self, succeeded: bool) -> None:

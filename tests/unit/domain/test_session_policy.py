@@ -378,6 +378,18 @@ class TestEngineEvents:
         slow = run(restarted.connection, events.TimerDue(has_credentials=True), after(4))
         assert slow.connection.status is Status.CONNECTING
 
+    def test_a_damaged_store_is_left_at_once_and_started_anew(self) -> None:
+        leaving = run(LIVE, events.StoreDamageFound())
+        assert leaving.connection.status is Status.CONNECTING
+        assert leaving.connection.reason is Reason.RESTORING
+        assert kinds(leaving) == [decisions.StopClient]
+        gone = run(leaving.connection, engine_event(events.ClientStopped))
+        assert gone.effects == (decisions.StartClient(generation=2, isolated=False),)
+
+    def test_a_damaged_store_disturbs_no_logout(self) -> None:
+        unlinking = replace(LIVE, intent=Intent.LOGOUT)
+        assert run(unlinking, events.StoreDamageFound()).connection == unlinking
+
 
 class TestPairing:
     def test_connect_without_a_saved_session_opens_a_pairing(self) -> None:

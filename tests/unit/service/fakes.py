@@ -490,6 +490,9 @@ class FakeCopier(StoreCopier):
     def fingerprint(self, company_id: str) -> StoreFingerprint:
         raise AssertionError("nobody compares without snapshots")
 
+    def verify(self, company_id: str) -> None:
+        raise AssertionError("nobody compares without snapshots")
+
 
 class NoInstaller(SessionInstaller):
     """Installs nothing: for pods without snapshots."""
