@@ -71,8 +71,9 @@ class _Event:
     block: bytes = field(repr=False)
 
     def is_for(self, audience: Audience) -> bool:
-        reached = audience.company_id is None or audience.company_id == self.company_id
-        return reached and (audience.sees_codes or self.name not in CODES)
+        return audience.hears_of(self.company_id) and (
+            self.name not in CODES or audience.sees_codes_of(self.company_id)
+        )
 
 
 class EventStream:
@@ -131,7 +132,7 @@ class EventStream:
         for subscription in slow:
             log.info(
                 "an event stream was ended: its client reads too slowly",
-                company_id=subscription.audience.company_id,
+                company_id=subscription.audience.only_company,
             )
 
     def subscribe(
@@ -251,13 +252,17 @@ class EventStream:
         is_resync: bool,
     ) -> Iterator[bytes]:
         """Yield how things are, in front of it how many companies there are."""
-        only, now = audience.company_id, self._clock.now()
-        reached = statuses if only is None else {only: statuses[only]} if only in statuses else {}
-        head = snapshot_json(only, len(reached), now, is_resync=is_resync)
+        now = self._clock.now()
+        reached = {
+            company_id: statuses[company_id]
+            for company_id in (statuses if audience.companies is None else audience.companies)
+            if company_id in statuses
+        }
+        head = snapshot_json(audience.only_company, len(reached), now, is_resync=is_resync)
         yield event_block(SNAPSHOT, head)
         for company_id, status in reached.items():
             data = present_json(company_id, status, now, is_resync=is_resync)
             yield event_block(STATUS, data)
-            code = codes.get(company_id) if audience.sees_codes else None
+            code = codes.get(company_id) if audience.sees_codes_of(company_id) else None
             if code is not None:
                 yield event_block(event_name(code) or "", notice_json(code))

@@ -13,15 +13,28 @@ class Audience:
     """Who listens, and to what.
 
     principal_id: counts the streams of one caller.
-    company_id: the only company that is told of; None is all of them.
-    sees_codes: is told QR and pairing codes as well.
+    companies: those that are told of; None is all of them.
+    codes_of: those whose QR and pairing codes are told as well; None is all of them.
     is_limited: is bound to a few streams, so that it leaves some for others.
     """
 
     principal_id: str
-    company_id: str | None = None
-    sees_codes: bool = False
+    companies: frozenset[str] | None = None
+    codes_of: frozenset[str] | None = frozenset()
     is_limited: bool = False
+
+    @property
+    def only_company(self) -> str | None:
+        """Return the company, when it is a single one."""
+        return next(iter(self.companies)) if self.companies and len(self.companies) == 1 else None
+
+    def hears_of(self, company_id: str) -> bool:
+        """Tell whether what happens in the company is told."""
+        return self.companies is None or company_id in self.companies
+
+    def sees_codes_of(self, company_id: str) -> bool:
+        """Tell whether its codes are."""
+        return self.codes_of is None or company_id in self.codes_of
 
 
 class StreamEnd(StrEnum):

@@ -23,6 +23,7 @@ from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
 _MOST_KEPT = 200
+_Window = tuple[int, frozenset[str] | None]  # so many hours of these companies; None: of all
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,24 @@ class StatusReport:
         self._cache_seconds = cache_seconds
         self._worst = worst
         self._lock = threading.Lock()
-        self._turns: dict[tuple[int, str | None], threading.Lock] = {}
-        self._kept: dict[tuple[int, str | None], _Kept] = {}
+        self._turns: dict[_Window, threading.Lock] = {}
+        self._kept: dict[_Window, _Kept] = {}
         self._failure: _Kept | None = None
 
-    def report(self, *, hours: int, company_id: str | None) -> Report:
-        """Return the report of all companies, or of one; waits for the database within its limit.
+    def report(self, *, hours: int, companies: frozenset[str] | None) -> Report:
+        """Return the report of some companies; waits for the database within its limit.
 
         Args:
             hours: the length of the window that ends now.
+            companies: None is all of them.
         """
         connections = [
-            item for item in self._sources.connections() if company_id in (None, item.company_id)
+            item
+            for item in self._sources.connections()
+            if companies is None or item.company_id in companies
         ]
         running = [item for item in connections if item.desired_state is DesiredState.RUN]
-        kept = self._history(hours, company_id, connections, running)
+        kept = self._history((hours, companies), connections, running)
         now = self._clock.now()
         engines = self._sources.engines()
         return Report(
@@ -102,30 +106,25 @@ class StatusReport:
         )
 
     def _history(
-        self,
-        hours: int,
-        company_id: str | None,
-        connections: Sequence[Connection],
-        running: Sequence[Connection],
+        self, window: _Window, connections: Sequence[Connection], running: Sequence[Connection]
     ) -> _Kept:
         """Return what the database says, or what it said a moment ago; one call at a time."""
-        key = (hours, company_id)
         with self._lock:
-            turn = self._turns.setdefault(key, threading.Lock())
+            turn = self._turns.setdefault(window, threading.Lock())
         with turn:
-            known = self._known(key)
+            known = self._known(window)
             if known is not None:
                 return known
-            fresh = self._read(hours, connections, running)
+            fresh = self._read(window[0], connections, running)
             with self._lock:
-                self._keep(key, fresh)
+                self._keep(window, fresh)
             return fresh
 
-    def _known(self, key: tuple[int, str | None]) -> _Kept | None:
+    def _known(self, window: _Window) -> _Kept | None:
         """Return an answer that is young enough; a database that was away is away for all."""
         oldest = self._clock.monotonic() - self._cache_seconds
         with self._lock:
-            for kept in (self._kept.get(key), self._failure):
+            for kept in (self._kept.get(window), self._failure):
                 if kept is not None and kept.read_at_monotonic >= oldest:
                     return kept
         return None
@@ -146,13 +145,13 @@ class StatusReport:
             return _Kept(self._clock.monotonic(), None, error.message)
         return _Kept(self._clock.monotonic(), history, None)
 
-    def _keep(self, key: tuple[int, str | None], fresh: _Kept) -> None:
+    def _keep(self, window: _Window, fresh: _Kept) -> None:
         self._failure = fresh if fresh.problem is not None else None
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
             self._turns = {key: turn for key, turn in self._turns.items() if turn.locked()}
         if fresh.problem is None:
-            self._kept[key] = fresh
+            self._kept[window] = fresh
 
     def _snapshots(
         self, running: Sequence[Connection], history: ReportHistory | None, now: datetime

@@ -5,8 +5,8 @@ Every route declares the scope it needs; a route that declares nothing is refuse
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -40,7 +40,9 @@ class Principal:
     """A caller who proved who they are.
 
     id: stable and not secret; finds the same caller again as long as the credential is valid.
-    company_id: the only company within reach; None reaches all of them (a service key).
+    scopes: what they may do, in one company at least.
+    companies: what they may do in each company within reach; None reaches all of them (a service
+        key).
     expires_at: when the credential ends by itself; None when it does not.
     makes_keys: may list, make and revoke API keys, given the scope manage. Not said of credentials
         that a browser holds: a key outlives them.
@@ -49,7 +51,7 @@ class Principal:
 
     id: str
     scopes: frozenset[Scope]
-    company_id: str | None = None
+    companies: Mapping[str, frozenset[Scope]] | None = None
     expires_at: datetime | None = None
     makes_keys: bool = False
     user_id: str | None = None
@@ -61,16 +63,56 @@ class Principal:
 
     @property
     def is_service(self) -> bool:
-        return self.company_id is None
+        return self.companies is None
 
-    def can_reach(self, company_id: str) -> bool:
-        """Tell whether the company is within reach."""
-        return self.company_id is None or self.company_id == company_id
+    def may(self, scope: Scope, company_id: str | None) -> bool:
+        """Tell whether they may do this in a company; None is what belongs to all of them."""
+        if self.companies is None:
+            return scope in self.scopes
+        return company_id is not None and scope in self.companies.get(company_id, frozenset())
 
-    def require_company(self, company_id: str) -> None:
-        """Raise Forbidden unless the company is within reach."""
-        if not self.can_reach(company_id):
-            raise Forbidden("This key belongs to another company.")
+    def companies_where(self, scope: Scope) -> frozenset[str] | None:
+        """Return the companies in which they may do this; None: all of them."""
+        if self.companies is None:
+            return None if scope in self.scopes else frozenset()
+        return frozenset(
+            company_id for company_id, scopes in self.companies.items() if scope in scopes
+        )
+
+    def within(self, company_id: str) -> "Principal":
+        """Return the caller as they are in this company, with nothing beyond it.
+
+        Raises:
+            Forbidden: it is not within reach.
+        """
+        if self.companies is None:
+            return self
+        scopes = self.companies.get(company_id)
+        if scopes is None:
+            raise Forbidden(
+                "This key belongs to another company."
+                if self.user_id is None
+                else "This user does not belong to that company."
+            )
+        return replace(self, scopes=scopes, companies={company_id: scopes})
+
+    def only_company(self) -> str | None:
+        """Return the one company within reach; None: all of them.
+
+        Raises:
+            Forbidden: there are several, and they are no single one.
+        """
+        if self.companies is None:
+            return None
+        if len(self.companies) != 1:
+            raise Forbidden("This is asked of one company. Name it: company_id.")
+        return next(iter(self.companies))
+
+    def require_scope(self, scope: Scope) -> None:
+        """Raise Forbidden unless they may do this somewhere."""
+        if scope not in self.scopes:
+            who = "key" if self.user_id is None else "user"
+            raise Forbidden(f"This {who} lacks the scope {scope.value}.")
 
     def require_service(self, what: str) -> None:
         """Raise Forbidden unless this is a service key."""
@@ -167,7 +209,7 @@ class KeyRingAuthenticator:
         return Principal(
             id=self._PREFIX + key.id,
             scopes=key.scopes,
-            company_id=key.company_id,
+            companies=None if key.company_id is None else {key.company_id: key.scopes},
             expires_at=key.expires_at,
             makes_keys=True,
         )

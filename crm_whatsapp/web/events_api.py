@@ -78,8 +78,7 @@ def get_events(query: EventsRequest) -> Response:
 
     def is_admitted() -> bool:
         now = services.authenticator.find_principal(principal.id)
-        rights = (principal.scopes, principal.company_id)
-        return now is not None and (now.scopes, now.company_id) == rights
+        return now is not None and _audience(query, now) == subscription.audience
 
     stream = EventText(subscription, peer, terms, is_admitted)
     response = _response(stream.pieces())
@@ -88,19 +87,30 @@ def get_events(query: EventsRequest) -> Response:
 
 
 def _subscribe(query: EventsRequest, services: WebServices, principal: Principal) -> Subscription:
-    company_id = query.company_id or principal.company_id
-    audience = Audience(
-        principal_id=principal.holder,
-        company_id=company_id,
-        sees_codes=Scope.MANAGE in principal.scopes,
-        is_limited=not principal.is_service,
-    )
+    audience = _audience(query, principal)
+    company_id = audience.only_company
     return services.events.subscribe(
         audience,
         last_event_id=request.headers.get("Last-Event-ID") or query.last_event_id,
         snapshot=query.snapshot,
         # Opening the stream of a company is a poll of its status: it restores when that is due.
         unknown=services.sessions.status(company_id) if company_id else None,
+    )
+
+
+def _audience(query: EventsRequest, principal: Principal) -> Audience:
+    """Return whom the caller hears of: of the company that was asked for, or all they may read."""
+    companies = principal.companies_where(Scope.READ)
+    codes_of = principal.companies_where(Scope.MANAGE)
+    if query.company_id is not None:
+        asked = frozenset({query.company_id})
+        companies = asked if companies is None else asked & companies
+        codes_of = asked if codes_of is None else asked & codes_of
+    return Audience(
+        principal_id=principal.holder,
+        companies=companies,
+        codes_of=codes_of,
+        is_limited=not principal.is_service,
     )
 
 

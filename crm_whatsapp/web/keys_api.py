@@ -154,7 +154,7 @@ def create_key(body: NewKeyRequest) -> Response:
 @requires(Scope.MANAGE, keeping=CompanyKeeping.SHOWS_OWN)
 def list_keys() -> Response:
     """List them, revoked ones too. A company key sees those of its company."""
-    keys = current_services().keys.listing(_key_maker().company_id)
+    keys = current_services().keys.listing(_key_maker().only_company())
     rows = [KeyBody.of(key) for key in keys]
     return json_answer(KeysBody(keys=rows, count=len(rows)))
 
@@ -166,7 +166,7 @@ def revoke_key(path: KeyPath) -> Response:
     principal = _key_maker()
     try:
         key = current_services().keys.revoke(
-            path.key_id, by=principal.id, company_id=principal.company_id
+            path.key_id, by=principal.id, company_id=principal.only_company()
         )
     except KeyUnknown:
         if principal.is_service:

@@ -165,19 +165,24 @@ def get_report(query: ReportRequest) -> Response:
     all the same, and `history` is null.
     """
     principal = current_principal()
-    company_id = query.company_id or principal.company_id
-    report = current_services().reports.report(hours=query.hours, company_id=company_id)
-    return json_answer(_shown(report, query.hours, company_id, is_service=principal.is_service))
+    if query.company_id is not None:
+        companies: frozenset[str] | None = frozenset({query.company_id})
+    else:
+        companies = principal.companies_where(Scope.READ)
+    report = current_services().reports.report(hours=query.hours, companies=companies)
+    return json_answer(_shown(report, query.hours, companies, is_service=principal.is_service))
 
 
-def _shown(report: Report, hours: int, company_id: str | None, *, is_service: bool) -> ReportBody:
+def _shown(
+    report: Report, hours: int, companies: frozenset[str] | None, *, is_service: bool
+) -> ReportBody:
     history = report.history
     engines = report.engines
     return ReportBody(
         generated_at=report.generated_at,
         since=report.since,
         hours=hours,
-        company_id=company_id,
+        company_id=next(iter(companies)) if companies and len(companies) == 1 else None,
         sessions=SessionCountsBody(
             total=report.total, should_run=report.should_run, by_status=dict(report.by_status)
         ),

@@ -71,6 +71,17 @@ def current_principal() -> Principal:
     return cast(Principal, g.principal)
 
 
+def enter_company(company_id: str) -> None:
+    """Go on with what the caller may do in this company, and no more.
+
+    Raises:
+        Forbidden: it is not within reach, or they may not do there what the route asks.
+    """
+    principal = current_principal().within(company_id)
+    principal.require_scope(g.scope)
+    g.principal = principal
+
+
 def current_dashboard_session() -> DashboardSession:
     """Return the login behind the cookie; only pages may ask."""
     return cast(DashboardSession, g.dashboard_session)
@@ -92,9 +103,8 @@ def check_access() -> Response | None:
         if access.is_page:
             return redirect(url_for("dashboard.login_page", next=request.path))
         raise
-    if access.scope not in principal.scopes:
-        raise Forbidden(f"This key lacks the scope {access.scope.value}.")
-    g.principal = principal
+    principal.require_scope(access.scope)
+    g.principal, g.scope = principal, access.scope
     return None
 
 

@@ -179,8 +179,8 @@ class Events(Protocol):
 class Reports(Protocol):
     """How the sessions are, and how they have been."""
 
-    def report(self, *, hours: int, company_id: str | None) -> Report:
-        """Return the report of all companies, or of one; may ask the database."""
+    def report(self, *, hours: int, companies: frozenset[str] | None) -> Report:
+        """Return the report of these companies, of all when None; may ask the database."""
 
 
 class Readiness(Protocol):

@@ -148,7 +148,7 @@ def get_active_sessions() -> Response:
     rows = [
         ActiveSessionBody.of_owned(active.connection, active.owner_id, active.is_local)
         for active in current_services().sessions.active_sessions()
-        if principal.can_reach(active.connection.company_id)
+        if principal.may(Scope.READ, active.connection.company_id)
     ]
     return json_answer(ActiveSessionsBody(sessions=rows, count=len(rows)))
 

@@ -21,7 +21,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from crm_whatsapp.domain.errors import InvalidInput
 from crm_whatsapp.web.errors import BodyTooLarge, UnsupportedMediaType
-from crm_whatsapp.web.request_context import current_principal
+from crm_whatsapp.web.request_context import enter_company
 from crm_whatsapp.web.schemas import ErrorBody
 
 _MAX_ECHOED_NAME = 64
@@ -68,7 +68,7 @@ class StrictBlueprint(APIBlueprint):
 def _check_company(company_id: str | None) -> None:
     if company_id is not None:
         structlog.contextvars.bind_contextvars(company_id=company_id)
-        current_principal().require_company(company_id)
+        enter_company(company_id)
 
 
 def _checked(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:

@@ -205,7 +205,7 @@ class UserTokenAuthenticator:
         return Principal(
             id=f"{_PREFIX}{user_id}:{digest}",
             scopes=scopes,
-            company_id=company_id,
+            companies={company_id: scopes},
             expires_at=datetime.fromtimestamp(_seconds(claims, "exp"), UTC),
             user_id=user_id,
         )

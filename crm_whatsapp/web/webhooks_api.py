@@ -66,7 +66,7 @@ def list_webhooks() -> Response:
     rows = [
         WebhookBody.of(webhook)
         for webhook in current_services().webhooks.listing()
-        if principal.is_service or webhook.company_id == principal.company_id
+        if principal.may(Scope.MANAGE, webhook.company_id)
     ]
     return json_answer(WebhooksBody(webhooks=rows, count=len(rows)))
 
@@ -185,6 +185,6 @@ def _reached(path: WebhookPath) -> Webhook:
         if principal.is_service:
             raise
         webhook = None
-    if webhook is None or not (principal.is_service or webhook.company_id == principal.company_id):
+    if webhook is None or not principal.may(Scope.MANAGE, webhook.company_id):
         raise Forbidden("Your company has no webhook with this id.")
     return webhook

@@ -21,8 +21,8 @@ from crm_whatsapp.web.dashboard_session import CSRF_FIELD, LOGIN_COOKIE, SESSION
 from crm_whatsapp.web.errors import CsrfFailed
 from crm_whatsapp.web.request_context import (
     current_dashboard_session,
-    current_principal,
     current_services,
+    enter_company,
     web_state,
 )
 
@@ -53,7 +53,7 @@ def companies_page() -> Response:
 def company_page(company_id: str) -> Response:
     """Show one company."""
     known_id = parse_company_id(company_id)
-    current_principal().require_company(known_id)
+    enter_company(known_id)
     return _page(
         "company.html",
         company_id=known_id,

@@ -26,8 +26,13 @@ from tests.unit.service.pod import COMPANY, OTHER, THIRD, Pod, online
 LIMITS = StreamLimits(
     streams=4, streams_per_principal=2, buffer_events=50, buffer_bytes=1_000_000, client_events=10
 )
-EVERYBODY = Audience(principal_id="service", sees_codes=True)
-ONE = Audience(principal_id="one", company_id=COMPANY, sees_codes=True, is_limited=True)
+EVERYBODY = Audience(principal_id="service", codes_of=None)
+ONE = Audience(
+    principal_id="one",
+    companies=frozenset({COMPANY}),
+    codes_of=frozenset({COMPANY}),
+    is_limited=True,
+)
 
 CLOCK = ManualClock()
 
@@ -261,7 +266,7 @@ def test_what_is_kept_is_bounded_in_bytes() -> None:
 
 
 def test_codes_are_told_to_those_who_may_see_them(stream: EventStream) -> None:
-    reader = stream.subscribe(replace(EVERYBODY, sees_codes=False), snapshot=False)
+    reader = stream.subscribe(replace(EVERYBODY, codes_of=frozenset()), snapshot=False)
     manager = stream.subscribe(EVERYBODY, snapshot=False)
     stream.carry(awaiting_scan())
     stream.carry(code())
@@ -269,7 +274,7 @@ def test_codes_are_told_to_those_who_may_see_them(stream: EventStream) -> None:
 
     assert hear(manager).names == ["status", "qr", "pairing_code"]
     assert hear(reader).names == ["status"]
-    for audience, names in ((EVERYBODY, ["qr"]), (replace(EVERYBODY, sees_codes=False), [])):
+    for audience, names in ((EVERYBODY, ["qr"]), (replace(EVERYBODY, codes_of=frozenset()), [])):
         late = stream.subscribe(audience)
         assert [name for name in hear(late).names if name in ("qr", "pairing_code")] == names
         late.close()
@@ -414,7 +419,9 @@ def come_and_go(
 ) -> None:
     """Listen, leave at random moments and come back, until all was posted and heard."""
     dice = random.Random(number)  # noqa: S311
-    audience = Audience(principal_id=str(number), company_id=only)
+    audience = Audience(
+        principal_id=str(number), companies=None if only is None else frozenset({only})
+    )
     is_last = False
     while not is_last:
         is_last = over.is_set()

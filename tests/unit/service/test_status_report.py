@@ -151,7 +151,7 @@ def test_the_present_is_counted_from_memory(world: World) -> None:
     world.add("d", Reason.STOPPED, desired_state=DesiredState.STOP)
     world.add("e", Reason.PAIRING)
     world.add("f", Reason.NETWORK_LOST)
-    report = world.report.report(hours=24, company_id=None)
+    report = world.report.report(hours=24, companies=None)
     assert (report.total, report.should_run) == (6, 5)
     assert report.by_status == {
         Status.DISCONNECTED: 1,
@@ -171,7 +171,7 @@ def test_the_present_is_counted_from_memory(world: World) -> None:
 def test_the_past_is_asked_for_the_window_and_for_whom_it_is(world: World) -> None:
     world.add("a", Reason.ONLINE)
     world.add("b", Reason.STOPPED, desired_state=DesiredState.STOP)
-    report = world.report.report(hours=6, company_id=None)
+    report = world.report.report(hours=6, companies=None)
     (call,) = world.store.calls
     assert call["since"] == world.clock.now() - timedelta(hours=6)
     assert (call["ids"], call["running"]) == (["a", "b"], ["a"])
@@ -182,19 +182,19 @@ def test_the_past_is_asked_for_the_window_and_for_whom_it_is(world: World) -> No
 def test_one_company_is_reported_alone(world: World) -> None:
     world.add("a", Reason.ONLINE)
     world.add("b", Reason.PHONE_UNLINKED)
-    report = world.report.report(hours=24, company_id="a")
+    report = world.report.report(hours=24, companies=frozenset({"a"}))
     assert (report.total, report.troubles, report.names) == (1, [], {"a": "Name a"})
     assert world.store.calls[0]["ids"] == ["a"]
 
 
 def test_the_database_is_asked_at_most_every_so_often(world: World) -> None:
     for _ in range(50):
-        world.report.report(hours=24, company_id=None)
+        world.report.report(hours=24, companies=None)
     assert len(world.store.calls) == 1
-    world.report.report(hours=1, company_id=None)
+    world.report.report(hours=1, companies=None)
     assert len(world.store.calls) == 2, "another window is another question"
     world.clock.advance(11)
-    report = world.report.report(hours=24, company_id=None)
+    report = world.report.report(hours=24, companies=None)
     assert len(world.store.calls) == 3
     assert report.history is not None
     assert report.history.succeeded == 3
@@ -202,16 +202,16 @@ def test_the_database_is_asked_at_most_every_so_often(world: World) -> None:
 
 def test_while_the_past_is_cached_the_present_is_not(world: World) -> None:
     world.add("a", Reason.ONLINE)
-    world.report.report(hours=24, company_id=None)
+    world.report.report(hours=24, companies=None)
     world.connections.clear()
     world.add("a", Reason.NETWORK_LOST)
-    assert len(world.report.report(hours=24, company_id=None).troubles) == 1
+    assert len(world.report.report(hours=24, companies=None).troubles) == 1
 
 
 def test_many_at_once_ask_once(world: World) -> None:
     world.store.go_on.clear()
     threads = [
-        threading.Thread(target=lambda: world.report.report(hours=24, company_id=None))
+        threading.Thread(target=lambda: world.report.report(hours=24, companies=None))
         for _ in range(8)
     ]
     for thread in threads:
@@ -228,25 +228,25 @@ def test_without_the_database_the_present_is_told_and_the_past_is_not_made_up(
 ) -> None:
     world.add("a", Reason.ONLINE)
     world.store.failure = StoreUnavailable("The database did not answer in time.")
-    report = world.report.report(hours=24, company_id=None)
+    report = world.report.report(hours=24, companies=None)
     assert report.history is None
     assert report.history_problem == "The database did not answer in time."
     assert report.database_problem == report.history_problem
     assert report.by_status[Status.CONNECTED] == 1
     for hours in range(1, 20):
-        world.report.report(hours=hours, company_id=None)
+        world.report.report(hours=hours, companies=None)
     assert len(world.store.calls) == 1, "a database that is away is not asked again at once"
     world.store.failure = None
     world.clock.advance(11)
-    assert world.report.report(hours=24, company_id=None).history is not None
+    assert world.report.report(hours=24, companies=None).history is not None
 
 
 def test_an_outage_does_not_void_what_was_just_read(world: World) -> None:
-    world.report.report(hours=24, company_id=None)
+    world.report.report(hours=24, companies=None)
     world.clock.advance(5)
     world.store.failure = StoreUnavailable("away")
-    world.report.report(hours=1, company_id=None)
-    assert world.report.report(hours=24, company_id=None).history is not None
+    world.report.report(hours=1, companies=None)
+    assert world.report.report(hours=24, companies=None).history is not None
 
 
 def test_snapshots_are_counted_over_linked_sessions_that_should_run(world: World) -> None:
@@ -259,7 +259,7 @@ def test_snapshots_are_counted_over_linked_sessions_that_should_run(world: World
     world.snapshot("a", 1)
     world.snapshot("b", 5)
     world.snapshot("e", 500)
-    snapshots = world.report.report(hours=24, company_id=None).snapshots
+    snapshots = world.report.report(hours=24, companies=None).snapshots
     assert (snapshots.covered, snapshots.without) == (2, 1)
     assert snapshots.oldest_seconds == pytest.approx(5 * 3600)
 
@@ -272,15 +272,15 @@ def test_an_age_that_memory_does_not_have_comes_from_the_database_or_is_not_told
     world.snapshot("a", 1)
     world.snapshot("b", None)
     world.store.oldest_snapshot_at = world.clock.now() - timedelta(hours=30)
-    snapshots = world.report.report(hours=24, company_id=None).snapshots
+    snapshots = world.report.report(hours=24, companies=None).snapshots
     assert snapshots.oldest_seconds == pytest.approx(30 * 3600)
     world.clock.advance(11)
     world.store.failure = StoreUnavailable("away")
-    assert world.report.report(hours=24, company_id=None).snapshots.oldest_seconds is None
+    assert world.report.report(hours=24, companies=None).snapshots.oldest_seconds is None
 
 
 def test_what_is_kept_is_bounded(world: World) -> None:
     for number in range(500):
-        world.report.report(hours=24, company_id=str(number))
+        world.report.report(hours=24, companies=frozenset({str(number)}))
     assert len(world.report._kept) <= 200
     assert len(world.report._turns) <= 201

@@ -341,8 +341,18 @@ class FakeAuthenticator(ApiKeyAuthenticator):
         self._principals[hash_api_key(key)] = Principal(
             id=f"fake-{len(self._principals)}",
             scopes=scopes,
-            company_id=company_id,
+            companies=None if company_id is None else {company_id: scopes},
             makes_keys=True,
+        )
+
+    def add_user(self, key: str, companies: Mapping[str, frozenset[Scope]]) -> None:
+        """Have a key stand for the token of a user of these companies."""
+        known = self._principals.get(hash_api_key(key))
+        self._principals[hash_api_key(key)] = Principal(
+            id=known.id if known else f"fake-{len(self._principals)}",
+            scopes=frozenset().union(*companies.values()),
+            companies=companies,
+            user_id="7f0f0b61-0c3e-4c53-9a0c-0a7c2a1f1d11",
         )
 
     def remove_key(self, key: str) -> None:
@@ -368,7 +378,7 @@ class FakeReports:
     """A report that tests set; what was asked for is kept."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, str | None]] = []
+        self.asked: list[tuple[int, frozenset[str] | None]] = []
         self.answer = Report(
             generated_at=datetime(2026, 11, 21, 12, tzinfo=UTC),
             since=datetime(2026, 11, 20, 12, tzinfo=UTC),
@@ -384,8 +394,8 @@ class FakeReports:
             names={},
         )
 
-    def report(self, *, hours: int, company_id: str | None) -> Report:
-        self.asked.append((hours, company_id))
+    def report(self, *, hours: int, companies: frozenset[str] | None) -> Report:
+        self.asked.append((hours, companies))
         return self.answer
 
 

@@ -162,7 +162,7 @@ def test_what_makes_no_keys_is_refused(app: Flask, services: FakeServices) -> No
     services.authenticator.add_key("a-token-of-a-user")
     known = services.authenticator._principals[hash_api_key("a-token-of-a-user")]
     services.authenticator._principals[hash_api_key("a-token-of-a-user")] = Principal(
-        id=known.id, scopes=known.scopes, company_id=OTHER
+        id=known.id, scopes=known.scopes, companies={OTHER: known.scopes}
     )
     client = client_of(app, "a-token-of-a-user")
     assert client.get(API).status_code == 403

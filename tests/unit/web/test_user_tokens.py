@@ -81,7 +81,7 @@ def test_a_signed_in_user_is_known(name: str) -> None:
     principal = ask(users, GOOD[name]())
 
     assert principal is not None
-    assert principal.company_id == COMPANY
+    assert principal.companies == {COMPANY: ALL}
     assert principal.user_id == USER
     assert principal.scopes == ALL
     assert principal.expires_at is not None
@@ -294,7 +294,7 @@ def test_claims_may_be_elsewhere() -> None:
     principal = ask(users, token(**{"https://crm/company": USER, "crm": {"r": "agent"}}))
 
     assert principal is not None
-    assert principal.company_id == USER
+    assert principal.companies == {USER: ROLES["agent"]}
     assert principal.scopes == ROLES["agent"]
 
 
