@@ -9,6 +9,7 @@ from typing import Protocol
 
 from crm_whatsapp.domain.connection import PairingMethod
 from crm_whatsapp.domain.events import EngineEvent
+from crm_whatsapp.domain.media import MediaParcel
 
 EngineEventSink = Callable[[EngineEvent], None]
 """Receives every engine event on a reader thread; must only enqueue and return."""
@@ -113,6 +114,22 @@ class EngineFleet(Protocol):
         The future raises SendUnconfirmed (details: whatsapp_id) without an answer in time,
         SendRejected when WhatsApp refused, SessionNotConnected when the client is not live,
         EngineUnavailable when its engine is gone.
+        """
+
+    def send_media(
+        self,
+        company_id: str,
+        generation: int,
+        *,
+        to_jid: str,
+        parcel: MediaParcel,
+        upload_seconds: float,
+        ack_seconds: float,
+    ) -> Future[SentMessage]:
+        """Upload an attachment and send it; the future is done within both times together.
+
+        The file is read until then. The future raises what that of send_text raises, and
+        MediaNotUploaded when WhatsApp did not take the content: then nothing was or will be sent.
         """
 
     def taken(self, company_id: str, generation: int) -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from crm_whatsapp.domain import events
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.errors import SendRejected, SendUnconfirmed, SessionNotConnected
+from crm_whatsapp.domain.media import MediaNotUploaded
 from crm_whatsapp.engine.engine_calls import CallEnd, Fields
 
 
@@ -45,6 +46,8 @@ def finish_send(future: Future[SentMessage], end: CallEnd) -> str | None:
         )
     elif outcome == "not-connected":
         future.set_exception(SessionNotConnected())
+    elif outcome == "not-uploaded":
+        future.set_exception(MediaNotUploaded(reason=detail))
     elif outcome == "rejected":
         future.set_exception(SendRejected(f"WhatsApp refused the message: {detail}"))
     else:

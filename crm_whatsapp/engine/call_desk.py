@@ -7,7 +7,6 @@ from typing import Generic, TypeVar
 
 from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.start_gate import StartGate
-from crm_whatsapp.engine.whatsapp_client import CallFailed
 
 T = TypeVar("T")
 
@@ -53,9 +52,11 @@ class CallDesk:
         *,
         timeout_seconds: float,
         done: Callable[[T | Exception], None],
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         """Run `function` on its own thread; `done` gets its result, or an exception, once.
 
+        `prepare` is run first, outside the gate: what takes time before the call into Go begins.
         The exception is CallFailed, CallTimedOut, TooManyCalls or what the function raised.
         """
         if not self._take(company_id):
@@ -67,23 +68,37 @@ class CallDesk:
             lambda: outcome.settle(CallTimedOut(f"No answer in {timeout_seconds:g} s.")),
         )
         threading.Thread(
-            target=self._run, args=(company_id, function, outcome), name="call", daemon=True
+            target=self._run,
+            args=(company_id, function, outcome, prepare),
+            name="call",
+            daemon=True,
         ).start()
 
-    def _run(self, company_id: str, function: Callable[[], T], outcome: Outcome[T]) -> None:
+    def _run(
+        self,
+        company_id: str,
+        function: Callable[[], T],
+        outcome: Outcome[T],
+        prepare: Callable[[], None] | None,
+    ) -> None:
         result: T | Exception
-        turn = self._gate.enter_read()
         try:
-            turn.begin()
-            result = function()
-        except CallFailed as exc:
-            result = exc
+            if prepare is not None:
+                prepare()
+            result = self._through_gate(function)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller is told
             result = exc
         finally:
-            turn.release()
             self._give_back(company_id)
         outcome.settle(result)
+
+    def _through_gate(self, function: Callable[[], T]) -> T:
+        turn = self._gate.enter_read()
+        try:
+            turn.begin()
+            return function()
+        finally:
+            turn.release()
 
     def _take(self, company_id: str) -> bool:
         with self._lock:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from crm_whatsapp.engine.event_translation import Fields
+from crm_whatsapp.engine.media_sending import NotUploaded
 from crm_whatsapp.engine.whatsapp_client import CallFailed, SendReceipt
 
 _NO_ANSWER = re.compile(
@@ -18,6 +19,7 @@ _DEAD_SESSION = re.compile(
     r"websocket not connected|doesn't contain a device JID|not logged in|client is nil",
     re.IGNORECASE,
 )
+_ADDRESS = re.compile(r"https?://[^\s\"']+", re.IGNORECASE)
 _UNCONFIRMED = re.compile(
     r"timed out|websocket disconnected|context (deadline|canceled)", re.IGNORECASE
 )
@@ -50,6 +52,17 @@ def send_fields(result: Any) -> Fields:
     detail = str(result)
     dead = isinstance(result, CallFailed) and bool(_DEAD_SESSION.search(detail))
     return {"outcome": _send_outcome(result, detail, dead=dead), "detail": detail, "dead": dead}
+
+
+def media_fields(result: Any) -> Fields:
+    """As send_fields; outcome not-uploaded: nothing was sent, and nothing will be."""
+    if not isinstance(result, NotUploaded):
+        return send_fields(result)
+    # Go tells the whole address in its errors, with the key that opens WhatsApp's storage.
+    detail = _ADDRESS.sub("(address)", str(result))
+    dead = isinstance(result.__cause__, CallFailed) and bool(_DEAD_SESSION.search(detail))
+    outcome = "not-connected" if dead else "not-uploaded"
+    return {"outcome": outcome, "detail": detail, "dead": dead}
 
 
 def _send_outcome(result: Any, detail: str, *, dead: bool) -> str:

@@ -21,6 +21,8 @@ class ChildSettings:
     slow_stop_seconds: float
     calls_per_client: int
     calls_per_engine: int
+    uploads_per_client: int
+    uploads_per_engine: int
     heartbeat_seconds: float
     memory_check_seconds: float
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.call_desk import CallDesk
-from crm_whatsapp.engine.call_results import logout_fields, probe_fields, send_fields
+from crm_whatsapp.engine.call_results import logout_fields, media_fields, probe_fields, send_fields
 from crm_whatsapp.engine.child_settings import ChildSettings
 from crm_whatsapp.engine.event_translation import Fields, ended_fields, event_frame
 from crm_whatsapp.engine.frame_channel import FrameChannel
 from crm_whatsapp.engine.frames import Frame, Order, Report
 from crm_whatsapp.engine.hosted_client import ClientOrder, HostedClient, Phase
+from crm_whatsapp.engine.media_frames import MediaOrder
+from crm_whatsapp.engine.media_sending import MediaSending
 from crm_whatsapp.engine.pairing_client import PairingClient
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import DialSlot, StartGate
@@ -52,6 +54,13 @@ class EngineHost:
             per_client=settings.calls_per_client,
             per_engine=settings.calls_per_engine,
         )
+        # Uploads have no time limit of their own: those that hang must not take the others' calls.
+        self._uploads = CallDesk(
+            gate=self.gate,
+            alarm=self.alarm,
+            per_client=settings.uploads_per_client,
+            per_engine=settings.uploads_per_engine,
+        )
         self._changed = threading.Condition()
         self._clients: dict[str, HostedClient] = {}
         self._kept: list[HostedClient] = []
@@ -69,6 +78,7 @@ class EngineHost:
             Order.PROBE: self._probe,
             Order.LOGOUT: self._logout,
             Order.SEND: self._send,
+            Order.SEND_MEDIA: self._send_media,
             Order.CAREFUL: self._set_careful,
             Order.TAKEN: self._taken,
             # On a thread of its own: clients that stop wait for TAKEN.
@@ -210,6 +220,16 @@ class EngineHost:
         to_jid, text = frame["to_jid"], frame["text"]
         self._call(frame, lambda client: client.send_text(to_jid, text), send_fields)
 
+    def _send_media(self, frame: Frame) -> None:
+        MediaSending(
+            MediaOrder.of(frame),
+            company_id=frame["company_id"],
+            find_client=lambda: self._find_client(frame),
+            uploads=self._uploads,
+            calls=self._calls,
+            done=lambda result: self._answer(frame, media_fields(result)),
+        ).begin()
+
     def _call(
         self,
         frame: Frame,
@@ -217,11 +237,9 @@ class EngineHost:
         describe: Callable[[Any], Fields],
     ) -> None:
         def done(result: Any) -> None:
-            answer = {"type": Report.CALLED, "call_id": frame["call_id"]}
-            self._channel.send({**answer, "fields": describe(result)})
+            self._answer(frame, describe(result))
 
-        hosted = self._find(frame)
-        client = hosted.client if hosted else None
+        client = self._find_client(frame)
         if client is None:
             done(ConnectionError("The client is not connected."))
             return
@@ -231,6 +249,13 @@ class EngineHost:
             timeout_seconds=float(frame["timeout_seconds"]),
             done=done,
         )
+
+    def _find_client(self, frame: Frame) -> WhatsAppClient | None:
+        hosted = self._find(frame)
+        return hosted.client if hosted else None
+
+    def _answer(self, frame: Frame, fields: Fields) -> None:
+        self._channel.send({"type": Report.CALLED, "call_id": frame["call_id"], "fields": fields})
 
     # --- life ---------------------------------------------------------------------------------
 

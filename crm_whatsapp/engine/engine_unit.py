@@ -181,6 +181,8 @@ class Engine:
             slow_stop_seconds=settings.slow_stop_seconds,
             calls_per_client=settings.calls_per_client,
             calls_per_engine=settings.calls_per_engine,
+            uploads_per_client=settings.uploads_per_client,
+            uploads_per_engine=settings.uploads_per_engine,
             heartbeat_seconds=settings.heartbeat_seconds,
             memory_check_seconds=settings.memory_check_seconds,
         )

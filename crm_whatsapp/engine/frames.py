@@ -26,6 +26,7 @@ class Order(StrEnum):
     PROBE = "probe"  # one round trip
     LOGOUT = "logout"  # unlink the device
     SEND = "send"  # send a text
+    SEND_MEDIA = "send-media"  # upload a file, then send it
     CAREFUL = "careful"  # one dial at a time, or not any more
     TAKEN = "taken"  # so many messages and receipts have been told; more may follow
     SHUTDOWN = "shutdown"  # stop everything, then exit

@@ -1,4 +1,4 @@
-"""The WhatsAppClient of neonize; the only module that imports neonize."""
+"""The WhatsAppClient of neonize; with media_message the only module that imports neonize."""
 
 import ctypes
 import logging
@@ -14,17 +14,20 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from neonize.client import NewClient
 from neonize.events import INT_TO_EVENT
 from neonize.exc import NeonizeError
-from neonize.proto.Neonize_pb2 import JID, MessageInfo
+from neonize.proto.Neonize_pb2 import JID, MessageInfo, UploadResponse
 from neonize.proto.Neonize_pb2 import Message as MessageEv
 from neonize.proto.waCompanionReg.WAWebProtobufsCompanionReg_pb2 import DeviceProps
 from neonize.proto.waE2E.WAWebProtobufsE2E_pb2 import Message
 
+from crm_whatsapp.domain.media import MediaKind
 from crm_whatsapp.engine.event_translation import MESSAGE, SUBSCRIBED_CODES, device_fields
 from crm_whatsapp.engine.inbound_translation import BareMessage
+from crm_whatsapp.engine.media_message import UPLOAD_TYPES, media_message
 from crm_whatsapp.engine.whatsapp_client import (
     CallFailed,
     ClientFactory,
     ClientListener,
+    OutgoingMedia,
     SendReceipt,
 )
 
@@ -128,9 +131,27 @@ class NeonizeClient:
         Raises:
             CallFailed: whatsmeow's error.
         """
+        return self._send(to_jid, Message(conversation=text))
+
+    def upload(self, kind: MediaKind, content: bytes) -> UploadResponse:
+        """Encrypt the content and have WhatsApp keep it. Copies it twice; has no time limit.
+
+        Raises:
+            CallFailed: whatsmeow's error.
+        """
+        return _call(lambda: self._client.upload(content, UPLOAD_TYPES[kind]))
+
+    def send_media(self, to_jid: str, media: OutgoingMedia) -> SendReceipt:
+        """Send what was uploaded and wait for the acknowledgement.
+
+        Raises:
+            CallFailed: whatsmeow's error.
+        """
+        return self._send(to_jid, media_message(media))
+
+    def _send(self, to_jid: str, message: Message) -> SendReceipt:
         user, _, server = to_jid.rpartition("@")
         recipient = JID(User=user, Server=server, Device=0, RawAgent=0, Integrator=0, IsEmpty=False)
-        message = Message(conversation=text)
         response = _call(lambda: self._client.send_message(recipient, message))
         return SendReceipt(message_id=response.ID, server_timestamp_seconds=int(response.Timestamp))
 

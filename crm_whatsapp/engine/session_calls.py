@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.errors import EngineUnavailable, SessionNotConnected
@@ -9,6 +10,7 @@ from crm_whatsapp.domain.events import EngineEvent, SendShowedDeadSession
 from crm_whatsapp.engine.call_answers import finish_send, logout_event, probe_event
 from crm_whatsapp.engine.engine_calls import CallEnd, EngineCalls
 from crm_whatsapp.engine.frames import Order
+from crm_whatsapp.engine.media_frames import MediaOrder
 from crm_whatsapp.engine.session_table import Key, SessionTable
 from crm_whatsapp.engine.settings import EngineSettings
 
@@ -48,6 +50,20 @@ class SessionCalls:
         self, key: Key, to_jid: str, text: str, seconds: float, future: Future[SentMessage]
     ) -> None:
         """Send; the future is done within `seconds`, also when the engine does not answer."""
+        self._send(key, Order.SEND, seconds, future, {"to_jid": to_jid, "text": text})
+
+    def send_media(self, key: Key, order: MediaOrder, future: Future[SentMessage]) -> None:
+        """Upload and send; the future is done in time, also when the engine does not answer."""
+        self._send(key, Order.SEND_MEDIA, order.total_seconds, future, order.fields())
+
+    def _send(
+        self,
+        key: Key,
+        order: Order,
+        seconds: float,
+        future: Future[SentMessage],
+        fields: dict[str, Any],
+    ) -> None:
         session = self._table.find(*key)
         if session is None or session.connected_at is None:
             future.set_exception(SessionNotConnected())
@@ -63,12 +79,11 @@ class SessionCalls:
 
         self._calls.make(
             session,
-            Order.SEND,
+            order,
             engine_seconds=seconds,
             limit_seconds=seconds,
             done=done,
-            to_jid=to_jid,
-            text=text,
+            **fields,
         )
 
     def _call(

@@ -25,6 +25,8 @@ class EngineSettings:
     slow_stop_seconds: float = 7.0  # a stop on a frozen link takes 5 s
     calls_per_client: int = 8  # unanswered at once
     calls_per_engine: int = 100
+    uploads_per_client: int = 4  # not come back at once
+    uploads_per_engine: int = 16
 
     probe_seconds: float = 10.0
     logout_seconds: float = 10.0

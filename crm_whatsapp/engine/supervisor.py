@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from crm_whatsapp.domain.engines import (
@@ -14,8 +15,10 @@ from crm_whatsapp.domain.engines import (
     StartOrder,
 )
 from crm_whatsapp.domain.errors import EngineUnavailable
+from crm_whatsapp.domain.media import MediaParcel
 from crm_whatsapp.engine.control_loop import ControlLoop
 from crm_whatsapp.engine.fleet import Fleet
+from crm_whatsapp.engine.media_frames import MediaOrder
 from crm_whatsapp.engine.settings import EngineSettings
 
 _KILL_RESERVE_SECONDS = 1.0
@@ -69,15 +72,35 @@ class Supervisor:
         self, company_id: str, generation: int, *, to_jid: str, text: str, timeout_seconds: float
     ) -> Future[SentMessage]:
         """See EngineFleet."""
+        key = (company_id, generation)
+        return self._send(
+            lambda future: self._fleet.calls.send_text(key, to_jid, text, timeout_seconds, future)
+        )
+
+    def send_media(
+        self,
+        company_id: str,
+        generation: int,
+        *,
+        to_jid: str,
+        parcel: MediaParcel,
+        upload_seconds: float,
+        ack_seconds: float,
+    ) -> Future[SentMessage]:
+        """See EngineFleet."""
+        order = MediaOrder(
+            to_jid=to_jid, parcel=parcel, upload_seconds=upload_seconds, ack_seconds=ack_seconds
+        )
+        key = (company_id, generation)
+        return self._send(lambda future: self._fleet.calls.send_media(key, order, future))
+
+    def _send(self, begin: Callable[[Future[SentMessage]], None]) -> Future[SentMessage]:
         future: Future[SentMessage] = Future()
         future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
         if self._shut_down:
             future.set_exception(EngineUnavailable())
             return future
-        key = (company_id, generation)
-        self._loop.post(
-            lambda: self._fleet.calls.send_text(key, to_jid, text, timeout_seconds, future)
-        )
+        self._loop.post(lambda: begin(future))
         return future
 
     def health(self) -> list[EngineHealth]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from crm_whatsapp.domain.media import MediaKind
 from crm_whatsapp.engine.event_translation import Fields
 
 
@@ -34,6 +35,21 @@ class SendReceipt:
     server_timestamp_seconds: int
 
 
+Uploaded = Any
+"""Where WhatsApp keeps an attachment and how it is decrypted: neonize's UploadResponse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingMedia:
+    """An attachment that has been uploaded. filename: of documents."""
+
+    kind: MediaKind
+    mimetype: str
+    filename: str | None
+    caption: str | None
+    uploaded: Uploaded
+
+
 class WhatsAppClient(Protocol):
     """One client. Each method is one call into Go: it may block for a minute, and it may end the
     process when the start gate is not kept.
@@ -63,6 +79,12 @@ class WhatsAppClient(Protocol):
 
     def send_text(self, to_jid: str, text: str) -> SendReceipt:
         """Send a text and wait for the acknowledgement; raises CallFailed."""
+
+    def upload(self, kind: MediaKind, content: bytes) -> Uploaded:
+        """Encrypt the content and have WhatsApp keep it; raises CallFailed."""
+
+    def send_media(self, to_jid: str, media: OutgoingMedia) -> SendReceipt:
+        """Send what was uploaded and wait for the acknowledgement; raises CallFailed."""
 
 
 class ClientFactory(Protocol):

@@ -20,6 +20,8 @@ from crm_whatsapp.domain.errors import ConfigurationError, InvalidInput
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+WEBHOOK_NETWORKS = "WEBHOOK_ALLOWED_NETWORKS"
+
 _MOST_URL_LENGTH = 2048
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
@@ -37,14 +39,22 @@ _NEVER: tuple[Network, ...] = (
 class AddressGuard:
     """Tells which addresses and URLs may be used. Safe to share between threads."""
 
-    def __init__(self, allowed: Sequence[Network] = (), *, allows_http: bool = False) -> None:
+    def __init__(
+        self,
+        allowed: Sequence[Network] = (),
+        *,
+        allows_http: bool = False,
+        setting: str = WEBHOOK_NETWORKS,
+    ) -> None:
         """Allow public addresses and these networks.
 
         Args:
             allows_http: without TLS, too, to public addresses; to allowed networks it always is.
+            setting: the variable that names these networks, for refusals.
         """
         self._allowed = tuple(allowed)
         self._allows_http = allows_http
+        self._setting = setting
 
     def permits(self, address: Address, *, is_plain: bool = False) -> bool:
         """Tell whether a connection to the address may be made; is_plain: without TLS."""
@@ -67,7 +77,7 @@ class AddressGuard:
                 return
             if self.permits(address):
                 raise _refused("must begin with https:// (see WEBHOOK_ALLOW_HTTP)")
-            raise _refused("names an address that is not public (see WEBHOOK_ALLOWED_NETWORKS)")
+            raise _refused(f"names an address that is not public (see {self._setting})")
         if is_plain and not self._allows_http and not self._allowed:
             raise _refused(
                 "must begin with https:// (see WEBHOOK_ALLOW_HTTP and WEBHOOK_ALLOWED_NETWORKS)"
@@ -77,9 +87,11 @@ class AddressGuard:
         return any(address in network for network in self._allowed)
 
 
-def parse_networks(text: str) -> tuple[Network, ...]:
+def parse_networks(text: str, setting: str = WEBHOOK_NETWORKS) -> tuple[Network, ...]:
     """Read "127.0.0.0/8, 10.0.0.0/8, fd00::/8"; single addresses are networks of one.
 
+    Args:
+        setting: the variable with the text, for the refusal.
     Raises:
         ConfigurationError: one of them is not a network.
     """
@@ -89,7 +101,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
             networks.append(ipaddress.ip_network(word))
         except ValueError as exc:
             raise ConfigurationError(
-                f"WEBHOOK_ALLOWED_NETWORKS: {word[:64]!r} is not a network such as 10.0.0.0/8"
+                f"{setting}: {word[:64]!r} is not a network such as 10.0.0.0/8"
             ) from exc
     return tuple(networks)
 

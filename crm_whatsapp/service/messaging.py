@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,20 +59,31 @@ class Messaging:
         """
         to_jid = parse_recipient(to)
         with self._place(company_id):
-            connection = self._connected(company_id)
-            return self._send(connection, to_jid, text)
+            connection = self.connected(company_id)
+            future = self._fleet.send_text(
+                connection.company_id,
+                connection.generation,
+                to_jid=to_jid,
+                text=text,
+                timeout_seconds=self.ack_wait_seconds,
+            )
+            return self.result_of(future, connection, self.ack_wait_seconds)
 
-    def _send(self, connection: Connection, to_jid: str, text: str) -> SentMessage:
-        wait = self._limits.ack_wait_seconds
-        future = self._fleet.send_text(
-            connection.company_id,
-            connection.generation,
-            to_jid=to_jid,
-            text=text,
-            timeout_seconds=wait,
-        )
+    @property
+    def ack_wait_seconds(self) -> float:
+        """How long a send waits for the server's ack."""
+        return self._limits.ack_wait_seconds
+
+    def result_of(
+        self, future: Future[SentMessage], connection: Connection, seconds: float
+    ) -> SentMessage:
+        """Wait for a send that the fleet ends within so many seconds.
+
+        Raises:
+            What send_text raises once its session is connected.
+        """
         try:
-            return future.result(wait + 2.0)
+            return future.result(seconds + 2.0)
         except FutureTimeout as error:
             raise SendUnconfirmed from error
         except SessionNotConnected as error:
@@ -91,7 +103,13 @@ class Messaging:
         )
         self._manager.post(connection.company_id, event)
 
-    def _connected(self, company_id: str) -> Connection:
+    def connected(self, company_id: str) -> Connection:
+        """Return the connection as soon as it can send.
+
+        Raises:
+            SessionNotConnected: it is not connected, also after connect_wait_seconds.
+            ServiceBusy: it is changing its engine.
+        """
         current = self._manager.status(company_id)
         passing = current.status is Status.CONNECTING or current.is_connected
         known = self._manager.find(company_id) is not None

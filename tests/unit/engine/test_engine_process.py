@@ -34,6 +34,8 @@ SETTINGS = ChildSettings(
     slow_stop_seconds=7,
     calls_per_client=8,
     calls_per_engine=100,
+    uploads_per_client=4,
+    uploads_per_engine=16,
     heartbeat_seconds=0.1,
     memory_check_seconds=0.1,
 )

@@ -49,6 +49,8 @@ def test_settings_cross_the_pipe() -> None:
         slow_stop_seconds=7,
         calls_per_client=8,
         calls_per_engine=100,
+        uploads_per_client=4,
+        uploads_per_engine=16,
         heartbeat_seconds=1,
         memory_check_seconds=15,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from crm_whatsapp.domain.media import MediaKind
 from crm_whatsapp.engine.alarm import Alarm
 from crm_whatsapp.engine.call_desk import CallDesk
 from crm_whatsapp.engine.event_translation import MESSAGE, Fields
@@ -16,7 +17,13 @@ from crm_whatsapp.engine.inbound_spool import FILE_NAME
 from crm_whatsapp.engine.pairing_client import PairingClient
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import StartGate
-from crm_whatsapp.engine.whatsapp_client import CallFailed, ClientListener, SendReceipt
+from crm_whatsapp.engine.whatsapp_client import (
+    CallFailed,
+    ClientListener,
+    OutgoingMedia,
+    SendReceipt,
+    Uploaded,
+)
 from service_process import wait_for
 from tests.unit.engine.whatsapp_messages import message_event
 
@@ -63,6 +70,12 @@ class ScriptedClient:
         return f"CODE-{phone_number[-4:]}"
 
     def send_text(self, to_jid: str, text: str) -> SendReceipt:
+        raise AssertionError("not asked for")
+
+    def upload(self, kind: MediaKind, content: bytes) -> Uploaded:
+        raise AssertionError("not asked for")
+
+    def send_media(self, to_jid: str, media: OutgoingMedia) -> SendReceipt:
         raise AssertionError("not asked for")
 
 

@@ -26,6 +26,7 @@ from crm_whatsapp.domain.errors import (
     StoreUnavailable,
 )
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.domain.media import MediaParcel
 from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.ports import (
     Clock,
@@ -192,6 +193,7 @@ class FakeFleet(EngineFleet):
         self.closing = False
         self.unstopped: list[str] = []
         self.send_results: list[SentMessage | Exception] = []
+        self.parcels: list[tuple[MediaParcel, bytes]] = []
         self.prewarmed: list[int] = []
         self.shutdowns: list[float] = []
 
@@ -256,6 +258,21 @@ class FakeFleet(EngineFleet):
             else:
                 future.set_result(result)
         return future
+
+    def send_media(
+        self,
+        company_id: str,
+        generation: int,
+        *,
+        to_jid: str,
+        parcel: MediaParcel,
+        upload_seconds: float,
+        ack_seconds: float,
+    ) -> Future[SentMessage]:
+        self.parcels.append((parcel, parcel.path.read_bytes()))
+        return self.send_text(
+            company_id, generation, to_jid=to_jid, text="", timeout_seconds=ack_seconds
+        )
 
     def health(self) -> list[EngineHealth]:
         return []
