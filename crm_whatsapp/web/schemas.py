@@ -1,7 +1,7 @@
 """The bodies of the contract, as pydantic models. They check requests and document answers."""
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
@@ -65,7 +65,9 @@ class ConnectRequest(CompanyRequest):
 
 
 class SendRequest(CompanyRequest):
-    """A text message."""
+    """A text message. 65,536 characters may take 12 bytes each, written as escapes."""
+
+    most_body_bytes: ClassVar[int] = 1024 * 1024
 
     to: ShortText = Field(
         description="E.164 number or jid.",

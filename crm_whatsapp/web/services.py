@@ -316,7 +316,7 @@ class WebSettings:
 
     secret_key: signs the dashboard's cookie; the same in every pod, at least 16 characters.
     sandbox_phone_url: base URL of a phone to play with; only the demo sets it.
-    max_body_bytes: larger request bodies are refused.
+    max_body_bytes: larger bodies are refused; forms, that is: models of JSON say their own bound.
     cookie_secure: send the dashboard's cookie over https only.
     dashboard_session_seconds: how long a login lasts.
     metrics_token: opens /metrics as a bearer token; None leaves that to service keys.
@@ -327,7 +327,7 @@ class WebSettings:
     secret_key: str
     version: str = "0.1.0"
     sandbox_phone_url: str | None = None
-    max_body_bytes: int = 1024 * 1024
+    max_body_bytes: int = 8 * 1024
     cookie_secure: bool = False
     dashboard_session_seconds: int = 12 * 3600
     metrics_token: str | None = field(default=None, repr=False)

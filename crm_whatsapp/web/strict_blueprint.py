@@ -5,7 +5,6 @@ flask-openapi3 itself is replaced: it takes the first of several equal parameter
 of any content type, and builds a JSON schema for every query string (0.1 ms a request).
 """
 
-import json
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
@@ -20,19 +19,21 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from crm_whatsapp.domain.errors import InvalidInput
+from crm_whatsapp.web import json_body
 from crm_whatsapp.web.errors import BodyTooLarge, UnsupportedMediaType
 from crm_whatsapp.web.request_context import enter_company
 from crm_whatsapp.web.schemas import ErrorBody
 
-_MAX_ECHOED_NAME = 64
 _MOST_DRAINED_BYTES = 8 * 1024 * 1024
 _MAX_NAMED_FIELDS = 20
+_MOST_BODY_BYTES = 64 * 1024
 
 
 class StrictBlueprint(APIBlueprint):
     """A blueprint whose views get their checked `path`, `query` and `body` models.
 
-    A model with a company_id is only handed over when the caller may reach that company.
+    A model with a company_id is only handed over when the caller may reach that company. A body
+    may have 64 kB, or as many bytes as its model says in `most_body_bytes`.
     """
 
     def _collect_openapi_info(self, rule: str, func: Callable[..., Any], **more: Any) -> Any:
@@ -57,12 +58,16 @@ class StrictBlueprint(APIBlueprint):
             elif request.args:
                 _refuse_unknown(next(iter(request.args)))
             if body is not None:
-                arguments["body"] = _checked(body, _read_json_object())
+                arguments["body"] = _checked(body, _read_json_object(_most_bytes_of(body)))
             for argument in arguments.values():
                 _check_company(getattr(argument, "company_id", None))
             return func(**arguments)
 
         return view
+
+
+def _most_bytes_of(body: type[BaseModel]) -> int:
+    return int(getattr(body, "most_body_bytes", _MOST_BODY_BYTES))
 
 
 def _check_company(company_id: str | None) -> None:
@@ -81,7 +86,7 @@ def _checked(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:
 
 def _named(item: ErrorDetails) -> dict[str, str]:
     """Name the field and say what is wrong, without repeating what was sent."""
-    name = ".".join(str(part) for part in item["loc"])[:_MAX_ECHOED_NAME]
+    name = json_body.shown(".".join(str(part) for part in item["loc"]))
     if item["type"] == "missing":
         message = f"{name} is required."
     elif item["type"] == "extra_forbidden":
@@ -97,24 +102,17 @@ def _single_values(values: MultiDict[str, str]) -> dict[str, str]:
     single = values.to_dict()
     if len(single) != sum(1 for _ in values.items(multi=True)):
         twice = next(name for name in single if len(values.getlist(name)) > 1)
-        _refuse_duplicate(twice)
+        json_body.refuse_duplicate(twice)
     return single
 
 
-def _read_json_object() -> dict[str, Any]:
+def _read_json_object(most_bytes: int) -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType()
-    try:
-        value = json.loads(
-            _read_body().decode("utf-8"),
-            object_pairs_hook=_unique_pairs,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError) as exc:
-        raise InvalidInput("The body is not valid JSON.") from exc
-    if not isinstance(value, dict):
-        raise InvalidInput("The body must be a JSON object.")
-    return value
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without Content-Encoding.")
+    return json_body.parse_object(_read_body(most_bytes))
 
 
 def _drain() -> None:
@@ -128,36 +126,19 @@ def _drain() -> None:
         left -= len(chunk)
 
 
-def _read_body() -> bytes:
-    limit = request.max_content_length
+def _read_body(most_bytes: int) -> bytes:
+    request.max_content_length = most_bytes
     try:
         raw = request.get_data(cache=False)
     except RequestEntityTooLarge as exc:
         _drain()
-        raise BodyTooLarge(max_bytes=limit) from exc
+        raise BodyTooLarge(max_bytes=most_bytes) from exc
     # A chunked body is cut off at the limit without a word (werkzeug LimitedStream.readall).
-    if limit is not None and request.content_length is None and len(raw) >= limit:
-        raise BodyTooLarge(max_bytes=limit)
+    if request.content_length is None and len(raw) >= most_bytes:
+        raise BodyTooLarge(max_bytes=most_bytes)
     return raw
 
 
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        _refuse_duplicate(next(name for name in unique if names.count(name) > 1))
-    return unique
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _refuse_duplicate(name: str) -> NoReturn:
-    shown = name[:_MAX_ECHOED_NAME]
-    raise InvalidInput(f"{shown} was given more than once.", field=shown)
-
-
 def _refuse_unknown(name: str) -> NoReturn:
-    shown = name[:_MAX_ECHOED_NAME]
+    shown = json_body.shown(name)
     raise InvalidInput(f"{shown} is not a known parameter.", field=shown)

@@ -154,7 +154,7 @@ def test_all_bad_fields_are_named_at_once(client: FlaskClient, services: FakeSer
         b"7",
         b"\xff\xfe",
         b'{"company_id": NaN}',
-        b"[" * 100_000,
+        b"[" * 60_000,
         b'{"a": ' + b"9" * 5000 + b"}",
         json.dumps({"company_id": COMPANY}).encode("utf-16"),
     ],
@@ -301,3 +301,62 @@ def test_half_a_surrogate_pair_is_refused(client: FlaskClient, services: FakeSer
 
 def test_bad_qr_format(client: FlaskClient, services: FakeServices) -> None:
     assert_refused(client.get(f"{API}/qr?company_id={COMPANY}&format=gif"), "format", services)
+
+
+def test_a_body_has_room_for_what_its_route_takes(client: FlaskClient) -> None:
+    body = json.dumps({"company_id": COMPANY})
+
+    for size, status in ((64 * 1024, 200), (64 * 1024 + 1, 413)):
+        answer = client.post(
+            f"{API}/logout", data=body.ljust(size), content_type="application/json"
+        )
+        assert answer.status_code == status, answer.text
+    assert answer.get_json()["error"]["max_bytes"] == 64 * 1024
+
+
+def test_the_longest_text_fits_however_it_is_written(
+    client: FlaskClient, services: FakeServices
+) -> None:
+    text = "\U0001f600" * 65_536
+
+    for raw in (json.dumps({"text": text}), json.dumps({"text": text}, ensure_ascii=False)):
+        fields = f'{{"company_id": "{COMPANY}", "to": "5511987654321", "type": "text", '
+        answer = client.post(
+            f"{API}/messages/send", data=fields + raw[1:], content_type="application/json"
+        )
+        assert answer.status_code == 200, answer.text
+    assert services.messaging.sent[-1][-1] == text
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP"])
+def test_packed_bodies_are_refused(client: FlaskClient, coding: str) -> None:
+    answer = client.post(
+        f"{API}/logout", json={"company_id": COMPANY}, headers={"Content-Encoding": coding}
+    )
+
+    assert answer.status_code == 415
+    assert "Content-Encoding" in answer.get_json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"\\ud800": 1}',
+        b'{"\\ud800": 1, "\\ud800": 2}',
+        b'{"company_id": {"\\udfff": 1, "\\udfff": 1}}',
+        b'{"\\ud800\\u0000": [[]]}',
+    ],
+)
+def test_names_with_half_a_character_are_refused_in_an_answer_that_can_be_read(
+    client: FlaskClient, raw: bytes
+) -> None:
+    answer = client.post(f"{API}/logout", data=raw, content_type="application/json")
+
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["code"] == "invalid-input"
+
+
+def test_forms_are_small(anonymous: FlaskClient) -> None:
+    answer = anonymous.post("/dashboard/login", data={"api_key": "x" * 9_000})
+
+    assert answer.status_code == 413
