@@ -57,7 +57,7 @@ class EngineReports:
             if handler is None:
                 raise FrameError(f"unknown frame {frame['type']!r}")
             handler(engine, frame)
-        except (FrameError, KeyError, TypeError, ValueError) as exc:
+        except (FrameError, KeyError, TypeError, ValueError, ArithmeticError) as exc:
             _log.error("engine_frame_refused", engine=engine.name, error=str(exc))
 
     def _hello(self, engine: Engine, frame: Frame) -> None:

@@ -13,6 +13,7 @@ from crm_whatsapp.engine.session_table import Key, Session
 from crm_whatsapp.engine.settings import EngineSettings
 
 _MIB = 1024 * 1024
+_MOST = 2**62  # of a count; above it arithmetic with fractions fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,15 @@ class Pulse:
     def from_frame(cls, frame: Frame) -> "Pulse":
         """Return what a HEARTBEAT frame says; what is no number counts as nothing."""
         values: dict[str, Any] = {
-            name: value if isinstance(value := frame.get(name), int) else 0
+            name: _count(frame.get(name)) or 0
             for name in ("starts", "open_descriptors", "rss_bytes")
         }
-        pss = frame.get("pss_bytes")
-        return cls(**values, pss_bytes=pss if isinstance(pss, int) else None)
+        return cls(**values, pss_bytes=_count(frame.get("pss_bytes")))
+
+
+def _count(value: object) -> int | None:
+    """Return a figure that an engine may well have; whatever has taken it over may say anything."""
+    return value if isinstance(value, int) and 0 <= value <= _MOST else None
 
 
 class Engine:

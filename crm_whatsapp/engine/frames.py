@@ -62,7 +62,7 @@ def decode(data: bytes) -> Frame:
     """
     try:
         frame = json.loads(data)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise FrameError(f"not JSON: {exc}") from exc
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise FrameError("not an object with a type")

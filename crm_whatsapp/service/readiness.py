@@ -1,6 +1,7 @@
 """Whether the service can do its work, check by check."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from crm_whatsapp.service.startup_restore import StartupRestore
 from crm_whatsapp.service.write_behind import WriteBehind
 
 _STUCK_SECONDS = 60.0
+_STORAGE_SECONDS = 1.0  # anybody may ask, and each look writes to the disk and syncs it
+_HANGS_SECONDS = 10.0
 
 
 class JobFigures(Protocol):
@@ -69,8 +72,12 @@ class Observed:
 class Readiness:
     """Answers from memory; only the storage check touches the disk."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observed, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._seen = observed
+        self._monotonic = monotonic
+        self._looking = threading.Lock()
+        self._look_begun_at = 0.0
+        self._storage_seen: tuple[float, ReadinessCheck] | None = None
         self._lock = threading.Lock()
         self._schema: int | None = None
         self._schema_problem: str | None = None
@@ -117,6 +124,26 @@ class Readiness:
         )
 
     def _storage(self) -> ReadinessCheck:
+        """Look at the disk, at most once a second and for one caller at a time.
+
+        Who comes meanwhile is told what was seen last: a disk that hangs holds one thread, not all.
+        """
+        begun, seen = self._look_begun_at, self._storage_seen
+        if seen is not None and not self._looking.acquire(blocking=False):
+            waited = self._monotonic() - begun
+            return seen[1] if waited < _HANGS_SECONDS else _hanging(waited)
+        if seen is None:
+            self._looking.acquire()
+        try:
+            now, seen = self._monotonic(), self._storage_seen
+            if seen is None or now - seen[0] >= _STORAGE_SECONDS:
+                self._look_begun_at = now
+                seen = self._storage_seen = (now, self._look_at_storage())
+            return seen[1]
+        finally:
+            self._looking.release()
+
+    def _look_at_storage(self) -> ReadinessCheck:
         try:
             self._seen.folders.check_writable()
         except StorageError as error:
@@ -277,3 +304,11 @@ class Readiness:
             else "rows and runtime have not been compared yet",
             data={kind.value: count for kind, count in counts.items()},
         )
+
+
+def _hanging(seconds: float) -> ReadinessCheck:
+    return ReadinessCheck(
+        name="storage",
+        ok=False,
+        detail=f"SESSIONS_DIR has not answered for {seconds:.0f} s: look at its disk",
+    )

@@ -3,6 +3,7 @@
 import pytest
 
 from crm_whatsapp.engine.child_settings import ChildSettings
+from crm_whatsapp.engine.engine_unit import Pulse
 from crm_whatsapp.engine.frames import (
     FrameError,
     Report,
@@ -19,10 +20,23 @@ def test_there_and_back() -> None:
     assert decode(encode(frame)) == frame
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"type": 1}', b"\x80\x04K\x01."])
+DEEP = b'{"type":"event","fields":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"{}", b'{"type": 1}', b"\x80\x04K\x01.", DEEP], ids=range(7)
+)
 def test_what_is_no_frame_is_refused(data: bytes) -> None:
     with pytest.raises(FrameError):
         decode(data)
+
+
+@pytest.mark.parametrize("figure", [10**400, -1, True, 1.5, "1", None])
+def test_figures_of_an_engine_that_lies_are_no_figures(figure: object) -> None:
+    names = ("starts", "open_descriptors", "rss_bytes", "pss_bytes")
+    pulse = Pulse.from_frame(dict.fromkeys(names, figure))
+    assert pulse.memory_mb < 1
+    assert pulse.starts in (0, 1)
 
 
 def test_fields_are_checked() -> None:

@@ -1,6 +1,7 @@
 """Readiness tells what is amiss, and cannot be brought down by it."""
 
 from collections.abc import Callable
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from crm_whatsapp.domain.errors import StorageError, StoreRejected, StoreUnavailable
 from crm_whatsapp.service.readiness import Observed, Readiness, ReadinessCheck
+from tests.unit.service.fakes import DEADLINE_SECONDS
 from tests.unit.service.pod import Pod
 
 Ask = Callable[[str], ReadinessCheck]
@@ -34,8 +36,26 @@ def keeper() -> Any:
     return SimpleNamespace(is_on=True, problems=dict, written=2, failed=0)
 
 
+class Time:
+    """A monotonic clock that moves when told."""
+
+    def __init__(self) -> None:
+        self._now = 100.0
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+
 @pytest.fixture
-def readiness(pod: Pod, jobs: dict[str, Any], keeper: Any) -> Readiness:
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def readiness(pod: Pod, jobs: dict[str, Any], keeper: Any, time: Time) -> Readiness:
     return Readiness(
         Observed(
             manager=pod.manager,
@@ -50,7 +70,8 @@ def readiness(pod: Pod, jobs: dict[str, Any], keeper: Any) -> Readiness:
             jobs=lambda: jobs,
             expected_schema=3,
             snapshots=keeper,
-        )
+        ),
+        time,
     )
 
 
@@ -65,12 +86,52 @@ def test_when_all_is_well(readiness: Readiness) -> None:
     assert (report.ready, report.degraded) == (True, False)
 
 
-def test_only_the_storage_makes_it_not_ready(pod: Pod, readiness: Readiness) -> None:
+def test_only_the_storage_makes_it_not_ready(pod: Pod, readiness: Readiness, time: Time) -> None:
     pod.write_behind.problem = "The database cannot be reached."
     report = readiness.report()
     assert (report.ready, report.degraded) == (True, True)
     pod.folders.refusing.add("check_writable")
+    time.advance(2)
     assert not readiness.report().ready
+
+
+def test_whoever_asks_often_makes_the_disk_work_once_a_second(
+    readiness: Readiness, pod: Pod, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(pod.folders, "check_writable", lambda: looks.append(time()))
+    for _ in range(50):
+        readiness.report()
+    assert len(looks) == 1
+    time.advance(1)
+    readiness.report()
+    assert len(looks) == 2
+
+
+def test_a_disk_that_hangs_holds_one_caller_and_is_told(
+    readiness: Readiness, pod: Pod, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert readiness.report().ready
+    hangs, answers = Event(), Event()
+
+    def hang() -> None:
+        hangs.set()
+        assert answers.wait(DEADLINE_SECONDS)
+
+    monkeypatch.setattr(pod.folders, "check_writable", hang)
+    time.advance(2)
+    first = Thread(target=readiness.report)
+    first.start()
+    try:
+        assert hangs.wait(DEADLINE_SECONDS)
+        assert readiness.report().ready  # as it was last seen
+        time.advance(30)
+        told = readiness.report()
+        assert not told.ready
+        assert "has not answered for 30 s" in told.checks[0].detail
+    finally:
+        answers.set()
+        first.join()
 
 
 def test_a_journal_that_cannot_be_read_is_told_and_not_raised(pod: Pod, ask: Ask) -> None:
