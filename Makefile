@@ -20,7 +20,7 @@ HAS_NODE = node -e 'process.exitCode = parseInt(process.versions.node) >= 20 ? 0
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 fail = { printf '\033[31m==> %s\033[0m\n' "$(1)" >&2; exit 1; }
 
-.PHONY: help install check format test demo run soak bench-restore bench-status bench-snapshot bench-events fuzz lock clean
+.PHONY: help install check audit format test demo run soak bench-restore bench-status bench-snapshot bench-events fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -44,11 +44,15 @@ $(STAMP): $(LOCKS)
 	echo "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crm_whatsapp.pth"; \
 	touch $@; $(call say,installed)
 
-check: install ## lint, format, types and layers
+check: install ## lint, format, types, layers, and known holes where they can be asked for
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/audit.py --where-reachable --proof-seconds 8
+
+audit: install ## known holes in what is locked; fails when nobody can be asked
+	@exec $(BIN)/python scripts/audit.py $(ARGS)
 
 format: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

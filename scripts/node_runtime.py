@@ -46,7 +46,7 @@ def npm(args: Sequence[str], cwd: Path) -> str:
     Raises:
         NodeRuntimeError: npm is missing, failed or took longer than ten minutes.
     """
-    command = [*_npm_command(), *args]
+    command = [*npm_command(), *args]
     try:
         done = subprocess.run(
             command,
@@ -65,7 +65,7 @@ def npm(args: Sequence[str], cwd: Path) -> str:
     return done.stdout
 
 
-def _npm_command() -> list[str]:
+def npm_command() -> list[str]:
     node = find_node()
     beside = node.with_name("npm.cmd" if sys.platform == "win32" else "npm")
     folder = _wheel_folder()
