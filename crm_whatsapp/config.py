@@ -284,6 +284,9 @@ class Settings(BaseSettings):
     cors_max_age_seconds: Seconds = Field(
         default=600.0, description="How long browsers may remember that they may, in seconds."
     )
+    embed_origins: str = Field(
+        default="", description="Origins whose pages may frame /embed/connect; empty: it is off."
+    )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 inside a container."
     )

@@ -23,7 +23,7 @@ from crm_whatsapp.config import Settings
 from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.sessions.owner_id import load_owner_id
-from crm_whatsapp.user_settings import cors_origins
+from crm_whatsapp.user_settings import cors_origins, embed_origins
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import (
     ApiKeyAuthenticator,
@@ -92,6 +92,7 @@ def wsgi_app() -> Flask:
             streams=stream_terms(settings),
             cors_origins=cors_origins(settings),
             cors_max_age_seconds=settings.cors_max_age_seconds,
+            embed_origins=embed_origins(settings),
         ),
     )
     app.extensions[_EXTENSION] = service

@@ -24,14 +24,30 @@ def cors_origins(settings: Settings) -> frozenset[str]:
     Raises:
         ConfigurationError: CORS_ORIGINS is not usable.
     """
-    words = [word.strip() for word in settings.cors_origins.split(",") if word.strip()]
-    for word in words:
-        if not _is_origin(word):
+    return _origins("CORS_ORIGINS", settings.cors_origins)
+
+
+def embed_origins(settings: Settings) -> frozenset[str]:
+    """Return the origins whose pages may hold the embed page in a frame.
+
+    Raises:
+        ConfigurationError: EMBED_ORIGINS is not usable.
+    """
+    origins = _origins("EMBED_ORIGINS", settings.embed_origins)
+    for origin in sorted(origins):
+        parts = urlsplit(origin)
+        if "[" in parts.netloc:
             raise ConfigurationError(
-                f"CORS_ORIGINS: {word[:80]!r} is not an origin such as https://crm.example.com: "
-                "scheme and host in small letters, no path, no wildcard, no default port"
+                f"EMBED_ORIGINS: {origin[:80]!r}: frame-ancestors knows no IPv6 addresses; "
+                "give the page a host name"
             )
-    return frozenset(words)
+        if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
+            raise ConfigurationError(
+                f"EMBED_ORIGINS: {origin[:80]!r} must be https: the page around the frame holds "
+                "its user's token; http is for pages of this machine, such as "
+                "http://127.0.0.1:3000"
+            )
+    return origins
 
 
 def claim_path(variable: str, text: str) -> tuple[str, ...]:
@@ -69,6 +85,7 @@ def role_scopes(settings: Settings) -> dict[str, frozenset[Scope]]:
 def check_user_settings(settings: Settings) -> None:
     """Raise ConfigurationError, naming the variable, unless the settings are usable."""
     cors_origins(settings)
+    embed_origins(settings)
     claim_path("USER_COMPANY_CLAIM", settings.user_company_claim)
     claim_path("USER_ROLE_CLAIM", settings.user_role_claim)
     role_scopes(settings)
@@ -87,6 +104,21 @@ def _scopes(words: object) -> frozenset[Scope]:
     if not isinstance(words, list):
         raise TypeError
     return frozenset(Scope(word) for word in words)
+
+
+def _origins(variable: str, text: str) -> frozenset[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if not _is_origin(word):
+            raise ConfigurationError(
+                f"{variable}: {word[:80]!r} is not an origin such as https://crm.example.com: "
+                "scheme and host in small letters, no path, no wildcard, no default port"
+            )
+    return frozenset(words)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
 
 
 def _is_origin(text: str) -> bool:

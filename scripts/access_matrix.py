@@ -57,6 +57,7 @@ THINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 FILES: Mapping[str, str] = {
     "dashboard.get_asset": "dashboard.css",
     "documentation.get_docs_asset": "swagger-ui.css",
+    "embed_page.get_asset": "embed.js",
 }
 
 
@@ -461,6 +462,7 @@ def main() -> int:
                 "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
                 "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
                 "SEND_CONNECT_WAIT_SECONDS": "0.1",
+                "EMBED_ORIGINS": "https://crm.example.com",
                 **sandbox.env,
             }
             service = ServiceProcess(environment, folder / "service.log", ends_with_parent=True)

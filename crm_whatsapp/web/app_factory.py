@@ -14,6 +14,7 @@ from crm_whatsapp.web.cors import allow_origins
 from crm_whatsapp.web.dashboard.views import dashboard
 from crm_whatsapp.web.dashboard_session import SESSION_COOKIE, DashboardSessions
 from crm_whatsapp.web.documentation import documentation
+from crm_whatsapp.web.embed_page import embed_page, may_be_framed
 from crm_whatsapp.web.error_handlers import register_error_handlers
 from crm_whatsapp.web.events_api import events_api
 from crm_whatsapp.web.http_meter import measure
@@ -138,6 +139,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
         app.register_api(api)
     app.register_blueprint(documentation)
     app.register_blueprint(dashboard)
+    app.register_blueprint(embed_page)
     return app
 
 
@@ -145,7 +147,8 @@ def _add_headers(response: Response) -> Response:
     headers = response.headers
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"
-    headers["X-Frame-Options"] = "DENY"  # as frame-ancestors, for browsers that lack it
+    if not may_be_framed(response):
+        headers["X-Frame-Options"] = "DENY"  # as frame-ancestors, for browsers that lack it
     headers["Cross-Origin-Resource-Policy"] = "same-origin"
     is_page = response.mimetype == "text/html"
     headers.setdefault("Content-Security-Policy", _PAGE_CSP if is_page else _DATA_CSP)

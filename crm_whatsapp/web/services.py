@@ -322,6 +322,7 @@ class WebSettings:
     metrics_token: opens /metrics as a bearer token; None leaves that to service keys.
     cors_origins: origins whose pages may call the API, exactly as browsers write them.
     cors_max_age_seconds: how long browsers may remember that.
+    embed_origins: origins whose pages may hold the embed page in a frame; none turns it off.
     """
 
     secret_key: str
@@ -334,3 +335,4 @@ class WebSettings:
     streams: StreamTerms = StreamTerms()
     cors_origins: frozenset[str] = frozenset()
     cors_max_age_seconds: float = 600.0
+    embed_origins: frozenset[str] = frozenset()

@@ -2,14 +2,12 @@
 
 import re
 import secrets
-from importlib.resources import files
 from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from crm_whatsapp.domain.company import parse_company_id
-from crm_whatsapp.domain.errors import NotFound
 from crm_whatsapp.web.auth import (
     CompanyKeeping,
     PresentedCredentials,
@@ -19,6 +17,7 @@ from crm_whatsapp.web.auth import (
 )
 from crm_whatsapp.web.dashboard_session import CSRF_FIELD, LOGIN_COOKIE, SESSION_COOKIE
 from crm_whatsapp.web.errors import CsrfFailed
+from crm_whatsapp.web.page_assets import answer_asset
 from crm_whatsapp.web.request_context import (
     current_dashboard_session,
     current_services,
@@ -26,9 +25,7 @@ from crm_whatsapp.web.request_context import (
     web_state,
 )
 
-_ASSET_NAME = re.compile(r"[a-z_-]+\.(?:css|js|svg)")
 _NEXT_PAGE = re.compile(r"/dashboard(?:/report|/companies/[0-9a-fA-F-]{36})?")
-_ASSET_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LOGIN_FORM_SECONDS = 3600
 
 dashboard = Blueprint("dashboard", __name__, template_folder="templates")
@@ -117,14 +114,7 @@ def log_out() -> AnyResponse:
 @public
 def get_asset(name: str) -> AnyResponse:
     """Return a style sheet, a script or an icon."""
-    source = files("crm_whatsapp.web.dashboard").joinpath("static", name)
-    if not _ASSET_NAME.fullmatch(name) or not source.is_file():
-        raise NotFound()
-    kind = _ASSET_TYPES[name[name.rindex(".") :]]
-    response = Response(source.read_bytes(), mimetype=kind)
-    response.headers["Cache-Control"] = "no-cache"
-    response.add_etag()
-    return response.make_conditional(request)
+    return answer_asset(name, "crm_whatsapp.web.dashboard")
 
 
 def _login() -> dict[str, Any]:

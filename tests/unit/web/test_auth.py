@@ -30,6 +30,8 @@ PUBLIC = {
     "dashboard.login_page",
     "dashboard.log_in",
     "dashboard.get_asset",
+    "embed_page.get_page",
+    "embed_page.get_asset",
 }
 SCOPES = {
     "session_api.get_status": Scope.READ,

@@ -15,9 +15,10 @@ export class Live {
     this.parameters = parameters;
     this.heard = heard;
     this.changed = changed;
-    this.isLive = false;
+    this.isLive = null; // not known yet
     this.lastId = null;
     this.controller = null;
+    this.askedToWaitMs = 0;
     // A hidden page needs no stream, and a browser opens only six connections to one server.
     document.addEventListener("visibilitychange", () => this.follow());
     this.follow();
@@ -32,11 +33,12 @@ export class Live {
     const controller = (this.controller = new AbortController());
     let pause = FIRST_PAUSE_MS;
     while (!controller.signal.aborted) {
-      const worked = await this.listen(controller.signal).catch(() => false);
+      this.askedToWaitMs = 0;
+      const worked = await this.listen(controller.signal);
       if (controller.signal.aborted) break;
       if (!worked) this.set(false);
       pause = worked ? FIRST_PAUSE_MS : Math.min(pause * 2, LONGEST_PAUSE_MS);
-      await rest(pause * (0.75 + Math.random() / 2), controller.signal);
+      await rest(this.askedToWaitMs + pause * (0.75 + Math.random() / 2), controller.signal);
     }
     this.set(false);
     this.controller = null;
@@ -65,7 +67,8 @@ export class Live {
         text = blocks.pop();
         blocks.forEach((block) => this.take(block));
       }
-    } catch {
+    } catch (error) {
+      this.askedToWaitMs = error?.retryAfterMs ?? 0;
       return worked; // it was cut off: the next one goes on after the last event
     } finally {
       clearTimeout(timer);

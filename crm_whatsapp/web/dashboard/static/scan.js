@@ -6,24 +6,30 @@ import { duration } from "./words.js";
 
 const AHEAD_MS = 1000;
 const LATE_MS = 3000; // for one that should have been heard of
+const PAUSE_MS = 1000; // between two requests, also when the next code is late
 const byId = (id) => document.getElementById(id);
 
 export class ScanPanel {
-  /** isLive: tells whether codes are heard of. */
+  /** isLive: tells whether codes are heard of, or are about to be. */
   constructor(companyId, sandboxPhoneUrl, isLive) {
     this.companyId = companyId;
     this.isLive = isLive;
     this.sandboxPhoneUrl = sandboxPhoneUrl;
     this.code = null; // {value, kind, expiresAt, lifetime}
     this.open = false;
+    this.openedAt = 0;
     this.fetching = false;
+    this.hasFailed = false;
+    this.pauseMs = PAUSE_MS;
     this.pictureUrl = null;
     setInterval(() => this.tick(), 250);
   }
 
   /** Follow a status: open while the phone has to do something. */
   follow(status) {
-    this.open = status.status === "awaiting_scan";
+    const isOpen = status.status === "awaiting_scan";
+    if (isOpen && !this.open) this.openedAt = performance.now();
+    this.open = isOpen;
     byId("scan-panel").hidden = !this.open;
     if (!this.open) {
       this.clear();
@@ -49,7 +55,11 @@ export class ScanPanel {
   }
 
   tick() {
-    if (!this.open || !this.code) return;
+    if (!this.open) return;
+    if (!this.code) {
+      if (this.hasFailed || performance.now() - this.openedAt > LATE_MS) this.refresh();
+      return;
+    }
     const left = this.code.expiresAt - serverNow();
     byId("expiry-bar").value = Math.max(0, Math.min(1, left / this.code.lifetime));
     const next = this.code.kind === "qr" ? " The next one appears by itself." : "";
@@ -65,8 +75,8 @@ export class ScanPanel {
       const code = await this.fetchCode();
       if (this.open && code && code.value !== this.code?.value) await this.show(code);
     } finally {
-      // Not more than once a second, also when the next code is late.
-      setTimeout(() => (this.fetching = false), 1000);
+      setTimeout(() => (this.fetching = false), this.pauseMs);
+      this.pauseMs = PAUSE_MS;
     }
   }
 
@@ -81,7 +91,9 @@ export class ScanPanel {
             : await get("/pairing-code", where);
         return { kind, value: body.value ?? body.code, expiresAt: Date.parse(body.expires_at) };
       } catch (error) {
-        if (error.code !== "nothing-to-scan") return null; // the next poll tells what is wrong
+        if (error.code === "nothing-to-scan") continue;
+        this.pauseMs = Math.max(PAUSE_MS, error.retryAfterMs ?? 0);
+        return null; // the next poll tells what is wrong
       }
     }
     return null;
@@ -89,7 +101,8 @@ export class ScanPanel {
 
   async show(code) {
     if (code.kind === "qr") {
-      await this.showPicture();
+      this.hasFailed = !(await this.showPicture());
+      if (this.hasFailed) return; // asked for again with the next tick
     } else {
       byId("code-value").textContent = code.value;
       byId("code-value").setAttribute("aria-label", [...code.value].join(" "));
@@ -109,10 +122,17 @@ export class ScanPanel {
   }
 
   async showPicture() {
-    const picture = await getBlob("/qr", { company_id: this.companyId, format: "svg" });
+    let picture;
+    try {
+      picture = await getBlob("/qr", { company_id: this.companyId, format: "svg" });
+    } catch (error) {
+      this.pauseMs = Math.max(PAUSE_MS, error.retryAfterMs ?? 0);
+      return false;
+    }
     const url = URL.createObjectURL(picture);
     byId("qr-image").src = url;
     if (this.pictureUrl) URL.revokeObjectURL(this.pictureUrl);
     this.pictureUrl = url;
+    return true;
   }
 }

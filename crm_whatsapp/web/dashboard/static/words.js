@@ -15,6 +15,7 @@ const HEADLINES = {
   online: "WhatsApp is connected",
   stopped: "Disconnected on request",
   restoring: "Reconnecting to WhatsApp",
+  "preparing-pairing": "Getting a code for the phone",
   pairing: "Link the phone now",
   "finishing-pairing": "The phone is linked, finishing up",
   "network-lost": "The connection dropped, reconnecting",
@@ -36,6 +37,7 @@ const HEADLINES = {
   "engine-crash": "The connection stopped unexpectedly",
   "held-elsewhere": "Another server looks after this company",
   "logging-out": "Logging out",
+  "service-stopped": "The service is restarting",
 };
 
 const ADVICE = {
