@@ -252,6 +252,9 @@ class Settings(BaseSettings):
     user_token_issuer: WebUrl | None = Field(
         default=None, description="The iss of user tokens. Unset: SUPABASE_URL/auth/v1."
     )
+    user_company_source: Literal["claim", "membership"] = Field(
+        default="claim", description="What says which companies a user reaches."
+    )
     user_company_claim: str = Field(
         default="app_metadata.company_id", description="Where a user token names the company."
     )
@@ -262,6 +265,15 @@ class Settings(BaseSettings):
         default='{"":["read","send","manage"],"admin":["read","send","manage"],'
         '"agent":["read","send"],"viewer":["read"]}',
         description='What each role may, as JSON; "" is a user without a role.',
+    )
+    user_membership_cache_seconds: Seconds = Field(
+        default=45.0, description="What the membership function said is good for so long."
+    )
+    user_membership_stale_seconds: Seconds = Field(
+        default=300.0, description="While it does not answer, for so long; then nothing is."
+    )
+    user_membership_retry_seconds: Seconds = Field(
+        default=5.0, description="While it does not answer, it is asked at most this often."
     )
     user_token_leeway_seconds: float = Field(
         default=10.0, gt=0, le=300, description="How far clocks may be apart, in seconds."
@@ -480,7 +492,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("log_format", "instance_mode", mode="before")
+    @field_validator("log_format", "instance_mode", "user_company_source", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -18,7 +18,7 @@ import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
-from crm_whatsapp.bootstrap import RunningService, build_user_tokens, stream_terms
+from crm_whatsapp.bootstrap import RunningService, stream_terms
 from crm_whatsapp.config import Settings
 from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
@@ -57,7 +57,6 @@ def wsgi_app() -> Flask:
     key, _, _ = service_key(settings)
     service = RunningService(settings)
     configured_key = ApiKeyAuthenticator([hash_api_key(key)])
-    users = build_user_tokens(settings)
 
     def provider() -> WebServices | None:
         parts = service.parts
@@ -73,7 +72,7 @@ def wsgi_app() -> Flask:
             events=parts.events,
             reports=parts.reports,
             authenticator=CompositeAuthenticator(
-                (configured_key, KeyRingAuthenticator(parts.access.ring), users)
+                (configured_key, KeyRingAuthenticator(parts.access.ring), parts.users.tokens)
             ),
             keys=parts.access.desk,
             webhooks=parts.webhooks.desk,

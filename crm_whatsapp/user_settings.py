@@ -89,6 +89,10 @@ def check_user_settings(settings: Settings) -> None:
     claim_path("USER_COMPANY_CLAIM", settings.user_company_claim)
     claim_path("USER_ROLE_CLAIM", settings.user_role_claim)
     role_scopes(settings)
+    if settings.user_membership_stale_seconds < settings.user_membership_cache_seconds:
+        raise ConfigurationError(
+            "USER_MEMBERSHIP_STALE_SECONDS must not be below USER_MEMBERSHIP_CACHE_SECONDS"
+        )
     secret = settings.supabase_jwt_secret
     if secret is not None and len(secret.get_secret_value()) < _SHORTEST_SECRET:
         raise ConfigurationError(

@@ -14,7 +14,6 @@ from crm_whatsapp.bootstrap.operator_tasks import (
     rotate_keys,
 )
 from crm_whatsapp.bootstrap.running_service import RunningService, WorkerLock, stop_parts
-from crm_whatsapp.bootstrap.user_token_wiring import build_user_tokens
 from crm_whatsapp.bootstrap.wiring import Parts, build
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "RunningService",
     "WorkerLock",
     "build",
-    "build_user_tokens",
     "create_key",
     "export_session",
     "import_baileys",

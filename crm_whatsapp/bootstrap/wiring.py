@@ -12,6 +12,7 @@ from crm_whatsapp.bootstrap.report_wiring import build_report
 from crm_whatsapp.bootstrap.retention_wiring import build_retention, retention_jobs
 from crm_whatsapp.bootstrap.setting_groups import engine_settings, policy_limits
 from crm_whatsapp.bootstrap.snapshot_wiring import SnapshotParts, build_snapshots
+from crm_whatsapp.bootstrap.user_token_wiring import UserParts, build_users
 from crm_whatsapp.bootstrap.webhook_wiring import WebhookParts, build_webhooks
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase
@@ -78,6 +79,7 @@ class Parts:
     backups: SessionBackups
     webhooks: WebhookParts
     access: AccessParts
+    users: UserParts
 
 
 def build(settings: Settings) -> Parts:
@@ -235,6 +237,7 @@ def build(settings: Settings) -> Parts:
         ),
         webhooks=webhooks,
         access=build_access(settings, client, clock),
+        users=build_users(settings, client),
     )
     keepalive = Keepalive(
         manager=manager,
@@ -247,6 +250,7 @@ def build(settings: Settings) -> Parts:
     _connect_listeners(parts)
     webhooks.observe(parts)
     parts.access.observe(parts)
+    parts.users.observe(parts)
     metrics_wiring.observe(parts)
     parts.alerts.observe(parts, effects)
     return parts

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 from crm_whatsapp.domain import errors as domain
 from crm_whatsapp.domain import snapshots, user_keys
 from crm_whatsapp.domain.api_keys import KeysUnknown
+from crm_whatsapp.domain.memberships import MembershipUnknown
 from crm_whatsapp.web import errors as web
 
 _STATUS: dict[type[domain.CrmWhatsappError], int] = {
@@ -46,6 +47,7 @@ _RETRY_AFTER_SECONDS: dict[type[domain.CrmWhatsappError], int] = {
     domain.TooManyStreams: 5,
     domain.StoreUnavailable: 5,
     KeysUnknown: 5,
+    MembershipUnknown: 5,
     domain.StorageError: 30,
     domain.EngineUnavailable: 2,
     user_keys.SigningKeysUnknown: 2,

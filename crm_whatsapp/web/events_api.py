@@ -9,6 +9,7 @@ from flask import Response, request
 from flask_openapi3.models.tag import Tag
 from pydantic import Field
 
+from crm_whatsapp.domain.errors import StoreUnavailable
 from crm_whatsapp.service.event_subscription import Audience, Subscription
 from crm_whatsapp.web.auth import Principal, Scope, requires
 from crm_whatsapp.web.event_peer import MOST_WRITTEN_BYTES, Peer, socket_of
@@ -77,7 +78,10 @@ def get_events(query: EventsRequest) -> Response:
         raise
 
     def is_admitted() -> bool:
-        now = services.authenticator.find_principal(principal.id)
+        try:
+            now = services.authenticator.find_principal(principal.id)
+        except StoreUnavailable:  # the client comes back, and is told what cannot be told now
+            return False
         return now is not None and _audience(query, now) == subscription.audience
 
     stream = EventText(subscription, peer, terms, is_admitted)

@@ -1,5 +1,8 @@
 """Users of the CRM: access tokens of Supabase Auth, checked here, without asking Supabase.
 
+Which companies a user may reach, and in which role, is said by the token itself, or by a table of
+the CRM's own.
+
 Sources: RFC 7519 (claims), RFC 8725 (what goes wrong with JWTs), Supabase Auth's access tokens.
 """
 
@@ -9,15 +12,16 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 
 from crm_whatsapp.domain.api_keys import Scope
 from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.errors import InvalidInput
+from crm_whatsapp.domain.memberships import Roles
 from crm_whatsapp.service.signing_keys import PublicKey, SigningKey, SigningKeys
 from crm_whatsapp.web.auth import PresentedCredentials, Principal
 from crm_whatsapp.web.errors import Forbidden
@@ -30,6 +34,8 @@ _LOOK = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _MOST_PROOFS = 4_096
 _LATEST_SECONDS = 253_402_300_799  # the last second that datetime knows
 _SHARED_SECRET = "HS256"  # noqa: S105 - the name of the algorithm
+_NO_COMPANY = "This user belongs to no company."
+_NO_ROLE = "This user's role opens nothing here."
 _PUBLIC_KEYS = frozenset({"ES256", "RS256"})
 # PyJWT checks the signature; the claims are checked here, with their types and one clock.
 _SIGNATURE_ALONE: Any = {
@@ -66,12 +72,26 @@ class UserTerms:
     leeway_seconds: float = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Memberships(Protocol):
+    """Which companies users belong to, where their tokens do not say it."""
+
+    def roles_of(self, user_id: str) -> Roles:
+        """Return the roles of a user in each company; raises MembershipUnknown."""
+
+
+@dataclass(slots=True, kw_only=True)
 class _Proof:
-    """A token that was checked. key: what it was signed with; None is the shared secret."""
+    """A token that was checked.
+
+    Attributes:
+        principal: who it is; of no company where memberships decide.
+        key: what it was signed with; None is the shared secret.
+        member: the memberships last seen, and who it is by them. One value, for threads share it.
+    """
 
     principal: Principal
     key: SigningKey | None
+    member: tuple[Roles, Principal] | None = None
 
 
 class _Refused(Exception):
@@ -83,14 +103,24 @@ def _now() -> datetime:
 
 
 class UserTokenAuthenticator:
-    """Signed-in users of the Supabase project, each within one company."""
+    """Signed-in users of the Supabase project, each within their companies."""
 
     def __init__(
-        self, keys: SigningKeys, terms: UserTerms, now: Callable[[], datetime] = _now
+        self,
+        keys: SigningKeys,
+        terms: UserTerms,
+        now: Callable[[], datetime] = _now,
+        memberships: Memberships | None = None,
     ) -> None:
+        """Know users by these keys.
+
+        Args:
+            memberships: decide instead of the claims; None leaves it to the claims.
+        """
         self._keys = keys
         self._terms = terms
         self._now = now
+        self._memberships = memberships
         self._lock = threading.Lock()
         self._proofs: OrderedDict[str, _Proof] = OrderedDict()
 
@@ -100,6 +130,7 @@ class UserTokenAuthenticator:
         Raises:
             Forbidden: a user of the project, but of no company, or with a role that opens nothing.
             SigningKeysUnknown: the keys cannot be read, so it cannot be told.
+            MembershipUnknown: who it is is known, but not of which companies.
         """
         token = presented.bearer_token
         if token is None or presented.api_key is not None:
@@ -109,7 +140,7 @@ class UserTokenAuthenticator:
         digest = hashlib.sha256(token.encode()).hexdigest()[:32]
         known = self._find(digest)
         if known is not None:
-            return known.principal
+            return self._as_of_now(known)
         try:
             proof = self._verify(token, digest)
         except _Refused:
@@ -118,16 +149,47 @@ class UserTokenAuthenticator:
             self._proofs[digest] = proof
             while len(self._proofs) > _MOST_PROOFS:
                 self._proofs.popitem(last=False)
-        return proof.principal
+        return self._as_of_now(proof)
 
     def find_principal(self, principal_id: str) -> Principal | None:
-        """Return the user again while the token that was shown is valid."""
+        """Return the user again while the token that was shown is valid.
+
+        Raises:
+            MembershipUnknown: of which companies they are cannot be told.
+        """
         if not principal_id.startswith(_PREFIX):
             return None
         proof = self._find(principal_id.rpartition(":")[2])
         if proof is None or proof.principal.id != principal_id:
             return None
-        return proof.principal
+        try:
+            return self._as_of_now(proof)
+        except Forbidden:
+            return None
+
+    def _as_of_now(self, proof: _Proof) -> Principal:
+        """Return the user with what they may do where now."""
+        if self._memberships is None:
+            return proof.principal
+        roles = self._memberships.roles_of(proof.principal.user_id or "")
+        known = proof.member
+        # The same object as long as nothing was asked anew: then there is nothing to work out.
+        if known is None or known[0] is not roles:
+            known = proof.member = (roles, self._member(proof.principal, roles))
+        if not known[1].companies:
+            raise Forbidden(_NO_ROLE if roles else _NO_COMPANY)
+        return known[1]
+
+    def _member(self, principal: Principal, roles: Roles) -> Principal:
+        """Return the user with the scopes that their roles open in each company."""
+        companies = {
+            company_id: frozenset().union(
+                *(self._terms.role_scopes.get(name, frozenset()) for name in names)
+            )
+            for company_id, names in roles.items()
+        }
+        reached = {company_id: scopes for company_id, scopes in companies.items() if scopes}
+        return replace(principal, companies=reached, scopes=frozenset().union(*reached.values()))
 
     def _find(self, digest: str) -> _Proof | None:
         """Return what was found out about this token, unless it has ended or lost its key."""
@@ -163,7 +225,10 @@ class UserTokenAuthenticator:
         else:
             raise _Refused
         self._check(claims, issuer)
-        return _Proof(principal=self._principal(claims, digest), key=key)
+        principal = self._principal(claims, digest)
+        if self._memberships is None:
+            principal = self._claimed(principal, claims)
+        return _Proof(principal=principal, key=key)
 
     def _key(self, header: Mapping[str, Any], algorithm: str) -> SigningKey:
         key_id = header.get("kid")
@@ -193,22 +258,26 @@ class UserTokenAuthenticator:
             user_id = parse_company_id(claims.get("sub"), field="sub")
         except InvalidInput as exc:
             raise _Refused from exc
+        return Principal(
+            id=f"{_PREFIX}{user_id}:{digest}",
+            scopes=frozenset(),
+            companies={},
+            expires_at=datetime.fromtimestamp(_seconds(claims, "exp"), UTC),
+            user_id=user_id,
+        )
+
+    def _claimed(self, principal: Principal, claims: Mapping[str, Any]) -> Principal:
+        """Return the user with what the token itself says of company and role."""
         try:
             company_id = parse_company_id(_at(claims, self._terms.company_claim))
         except InvalidInput as exc:
-            raise Forbidden("This user belongs to no company.") from exc
+            raise Forbidden(_NO_COMPANY) from exc
         role = _at(claims, self._terms.role_claim)
         name = "" if role is None else role
         scopes = self._terms.role_scopes.get(name) if isinstance(name, str) else None
         if not scopes:
-            raise Forbidden("This user's role opens nothing here.")
-        return Principal(
-            id=f"{_PREFIX}{user_id}:{digest}",
-            scopes=scopes,
-            companies={company_id: scopes},
-            expires_at=datetime.fromtimestamp(_seconds(claims, "exp"), UTC),
-            user_id=user_id,
-        )
+            raise Forbidden(_NO_ROLE)
+        return replace(principal, scopes=scopes, companies={company_id: scopes})
 
 
 def _header(token: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ SEEN: dict[str, set[str]] = {
 }
 CALLERS = sorted(ALLOWED.keys() | SEEN.keys())
 # The functions that are not the service's alone: what a policy asks on behalf of a user.
-USERS_MAY_CALL = {"whatsapp_claimed_company_v1"}
+USERS_MAY_CALL = {"whatsapp_claimed_company_v1", "whatsapp_reached_companies_v1"}
 
 
 class Town:

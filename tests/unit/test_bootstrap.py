@@ -55,6 +55,7 @@ def parts_of(pod: Pod) -> Parts:
         "backups": None,
         "webhooks": SimpleNamespace(start=lambda: None, stop=lambda timeout_seconds: True),
         "access": SimpleNamespace(start=lambda: None),
+        "users": SimpleNamespace(),
     }
     return Parts(**values)
 

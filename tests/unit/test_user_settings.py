@@ -66,6 +66,7 @@ def test_what_no_browser_would_send_is_refused(origin: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("user_membership_stale_seconds", 44.0),
         ("user_company_claim", "user_metadata.company_id"),
         ("user_company_claim", "app_metadata."),
         ("user_company_claim", "a b"),
@@ -82,7 +83,7 @@ def test_what_no_browser_would_send_is_refused(origin: str) -> None:
         ("supabase_jwt_secret", "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"),
     ],
 )
-def test_a_bad_value_is_refused_by_its_name_and_not_repeated(name: str, value: str) -> None:
+def test_a_bad_value_is_refused_by_its_name_and_not_repeated(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name.upper()) as refusal:
         check_user_settings(settings(**{name: value}))
     if "secret" in name:

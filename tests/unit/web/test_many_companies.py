@@ -9,6 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from crm_whatsapp.domain.connection import PairingMethod
+from crm_whatsapp.domain.memberships import MembershipUnknown
 from crm_whatsapp.web.app_factory import WebSettings, create_app
 from crm_whatsapp.web.auth import Principal, Scope
 from crm_whatsapp.web.errors import Forbidden
@@ -209,6 +210,24 @@ def test_a_stream_ends_at_the_heartbeat_after_what_it_tells_has_changed(
         else:
             stream.text = ""
             stream.until(": alive")
+    finally:
+        stream.answer.close()
+
+
+def test_a_stream_whose_caller_cannot_be_told_ends(
+    town: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = StreamTerms(heartbeat_seconds=0.01)
+    app = create_app(town.provide, WebSettings(secret_key="a-secret-of-the-tests", streams=terms))
+    stream = Stream(client_of(app))
+    try:
+        stream.until(": alive")
+
+        def unknown(principal_id: str) -> Principal:
+            raise MembershipUnknown()
+
+        monkeypatch.setattr(town.authenticator, "find_principal", unknown)
+        stream.to_the_end()
     finally:
         stream.answer.close()
 
