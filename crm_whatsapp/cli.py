@@ -22,6 +22,7 @@ from crm_whatsapp.bootstrap import (
 )
 from crm_whatsapp.config import load_settings
 from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
+from crm_whatsapp.domain.plain_text import escaped, escaped_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +124,7 @@ def _import_baileys(options: argparse.Namespace) -> int:
         replace=options.replace,
         dry_run=options.dry_run,
     )
-    name = f" ({report.push_name})" if report.push_name else ""
+    name = f" ({escaped(report.push_name)})" if report.push_name else ""
     _say(f"{report.source}: paired as {report.jid}{name}; keys and signatures fit.")
     _say(f"{'would be written to' if report.dry_run else 'written to'} {report.folder}")
     damaged = f", {report.unusable_keys} were damaged" if report.unusable_keys else ""
@@ -184,7 +185,7 @@ def _keys(options: argparse.Namespace) -> int:
         return 0
     if options.keys_command == "revoke":
         revoked = revoke_key(settings, options.key_id)
-        _say(f"{revoked.id} ({revoked.name}) is revoked.")
+        _say(f"{revoked.id} ({escaped(revoked.name)}) is revoked.")
         _say(f"A running service follows within {settings.sync_interval_seconds:g} s.")
         return 0
     for key in list_keys(settings, options.company):
@@ -194,7 +195,9 @@ def _keys(options: argparse.Namespace) -> int:
         used = f"used {key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
         scopes = ",".join(sorted(key.scopes))
         reach = key.company_id or "service"
-        _say("\t".join((key.id, reach, scopes, end, used, f"by {key.created_by}", key.name)))
+        _say(
+            "\t".join((key.id, reach, scopes, end, used, f"by {key.created_by}", escaped(key.name)))
+        )
     return 0
 
 
@@ -263,7 +266,7 @@ def _passphrase(options: argparse.Namespace, *, twice: bool) -> str:
 
 def _say(text: str, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
-    stream.write(text + "\n")
+    stream.write(escaped_lines(text) + "\n")
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -1,11 +1,14 @@
 """Where log lines go: one JSON object a line, or readable text on a terminal."""
 
+import io
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
+
+from crm_whatsapp.domain.plain_text import escaped, escaped_lines
 
 
 def configure_logging(*, level: str, style: str, instance_id: str | None = None) -> None:
@@ -25,9 +28,8 @@ def configure_logging(*, level: str, style: str, instance_id: str | None = None)
         _with_instance(instance_id),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(  # rich's tracebacks would show what variables hold
-            exception_formatter=structlog.dev.plain_traceback
-        )
+        # rich's tracebacks would show what variables hold
+        structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -37,8 +39,10 @@ def configure_logging(*, level: str, style: str, instance_id: str | None = None)
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([] if console else [structlog.processors.format_exc_info]),
+                *([_escape_event] if console else [structlog.processors.format_exc_info]),
                 renderer,
+                # An object is one line, and no text in it moves the cursor of who reads it.
+                *([] if console else [lambda _, __, line: escaped(line)]),
             ],
         )
     )
@@ -66,3 +70,14 @@ def _with_instance(instance_id: str | None) -> Any:
         return event
 
     return add
+
+
+def _escape_event(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Keep the sentence on its line; the renderer writes all other texts as Python would."""
+    return {**event, "event": escaped(str(event.get("event", "")))}
+
+
+def _write_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(escaped_lines(text.getvalue()))

@@ -12,7 +12,9 @@ from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.errors import InvalidInput
 
 _PHONE_CHARACTERS = re.compile(r"\+?[0-9][0-9 ().-]{5,30}")
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+"""Control characters, and marks that turn a line around where the text is shown."""
+_CONTROL_CHARACTERS = re.compile(f"[{_CONTROLS}]")
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5"})
 
 
@@ -106,7 +108,7 @@ MessageText = Annotated[
 ]
 ShortText = Annotated[
     StrictStr,
-    Field(min_length=1, max_length=128, json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]*$"}),
+    Field(min_length=1, max_length=128, json_schema_extra={"pattern": f"^[^{_CONTROLS}]*$"}),
     AfterValidator(_printable),
 ]
 WholeNumber = Annotated[StrictInt, BeforeValidator(_whole)]

@@ -193,3 +193,11 @@ def test_while_no_keys_are_known_a_key_is_not_called_wrong(
     answer = client_of(app, text).get(f"/api/whatsapp/status?company_id={company}")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize("trick", ["\n", "\x1b[2K", "\x9b2K", "\u202e", "\u2067", "\u2028"])
+def test_no_name_turns_the_line_around_or_moves_a_cursor(client: FlaskClient, trick: str) -> None:
+    answer = client.post(API, json={**NEW, "name": f"the{trick}CRM"})
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["field"] == "name"
+    assert client.post(API, json={**NEW, "name": "o CRM 👩‍👧 عميل"}).status_code == 201
