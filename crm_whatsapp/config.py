@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from crm_whatsapp.alert_settings import AlertSettings
 from crm_whatsapp.domain.errors import ConfigurationError
+from crm_whatsapp.limit_settings import LimitSettings
+from crm_whatsapp.setting_types import Milliseconds, Seconds
 
 
 def _web_url(value: str) -> str:
@@ -24,12 +27,10 @@ def _web_url(value: str) -> str:
 
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
-Milliseconds = Annotated[int, Field(ge=0, le=3_600_000)]
 
 
-class Settings(BaseSettings):
-    """The environment, checked. Empty variables count as unset."""
+class MainSettings(BaseSettings):
+    """All but what has a module of its own."""
 
     model_config = SettingsConfigDict(
         extra="ignore", env_ignore_empty=True, case_sensitive=False, frozen=True
@@ -405,70 +406,6 @@ class Settings(BaseSettings):
         default=False, description="Tell the uptime of each company, by its id."
     )
 
-    # --- alerts ---
-    alert_urls: SecretStr | None = Field(
-        default=None, description="Where alerts go: apprise URLs, separated by commas or spaces."
-    )
-    alert_check_seconds: Seconds = Field(
-        default=5.0, description="A look at what needs a person, every so often."
-    )
-    alert_group_seconds: Seconds = Field(
-        default=15.0, description="A message waits so long for others of its kind."
-    )
-    alert_pause_seconds: Seconds = Field(
-        default=120.0, description="Pause between two messages about the same kind, in seconds."
-    )
-    alert_clear_seconds: Seconds = Field(
-        default=60.0, description="What is gone for so long is over."
-    )
-    alert_cool_down_seconds: Seconds = Field(
-        default=1_800.0, description="The same alert is sent at most this often."
-    )
-    alert_resolve_wait_seconds: Seconds = Field(
-        default=900.0, description="That some of a kind are over waits so long for the others."
-    )
-    alert_quiet_start_seconds: Seconds = Field(
-        default=600.0, description="Nothing is told until the start-up restore is over, or so long."
-    )
-    alert_unreachable_seconds: Seconds = Field(
-        default=300.0, description="A session that is connecting for so long is told."
-    )
-    alert_restore_window_seconds: Seconds = Field(
-        default=600.0, description="Restores of so many last seconds are judged together."
-    )
-    alert_restore_failure_percent: int = Field(
-        default=20, ge=0, le=100, description="Told when more of the companies restored failed."
-    )
-    alert_restore_minimum: int = Field(
-        default=5, ge=1, description="Fewer companies than that are not judged."
-    )
-    alert_snapshot_seconds: Seconds = Field(
-        default=3_600.0, description="Changes in no snapshot for so long are told."
-    )
-    alert_engine_deaths: int = Field(
-        default=3, ge=1, description="So many deaths of engines in the window are told."
-    )
-    alert_engine_window_seconds: Seconds = Field(
-        default=600.0, description="The window of these deaths, in seconds."
-    )
-    alert_database_away_seconds: Seconds = Field(
-        default=120.0, description="A database that is away for so long is told."
-    )
-    alert_storage_seconds: Seconds = Field(
-        default=30.0, description="A disk that refuses for so long is told."
-    )
-    alert_job_failures: int = Field(
-        default=3, ge=1, description="A job that fails so often in a row is told."
-    )
-    alert_send_timeout_seconds: Seconds = Field(
-        default=30.0, description="Longest wait for a channel, in seconds."
-    )
-    alert_retry_max_seconds: Seconds = Field(
-        default=900.0, description="Longest pause between attempts to send an alert, in seconds."
-    )
-    alert_give_up_seconds: Seconds = Field(
-        default=86_400.0, description="A message that no attempt got through in so long is dropped."
-    )
     report_cache_seconds: Seconds = Field(
         default=10.0, description="The report asks the database at most this often."
     )
@@ -512,6 +449,10 @@ class Settings(BaseSettings):
         if any(character in str(value) for character in "?#%\0"):
             raise ValueError("must not contain ?, # or %: neonize reads it as part of a URI")
         return value
+
+
+class Settings(LimitSettings, AlertSettings, MainSettings):
+    """The environment, checked. Empty variables count as unset."""
 
 
 def load_settings() -> Settings:

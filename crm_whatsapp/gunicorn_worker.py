@@ -18,7 +18,7 @@ import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
-from crm_whatsapp.bootstrap import RunningService, stream_terms
+from crm_whatsapp.bootstrap import RunningService, limit_terms, stream_terms
 from crm_whatsapp.config import Settings
 from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
@@ -92,6 +92,8 @@ def wsgi_app() -> Flask:
             cors_origins=cors_origins(settings),
             cors_max_age_seconds=settings.cors_max_age_seconds,
             embed_origins=embed_origins(settings),
+            limits=limit_terms(settings),
+            trusted_proxies=settings.trusted_proxies,
         ),
     )
     app.extensions[_EXTENSION] = service

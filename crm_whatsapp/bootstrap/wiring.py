@@ -29,6 +29,7 @@ from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.messaging import Messaging, SendLimits
 from crm_whatsapp.service.metrics.service_metrics import ServiceMetrics
 from crm_whatsapp.service.notice_board import NoticeBoard
+from crm_whatsapp.service.pairing_allowance import PairingAllowance
 from crm_whatsapp.service.readiness import Observed, Readiness
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
@@ -142,6 +143,7 @@ def build(settings: Settings) -> Parts:
             snapshots=snapshots.keeper,
             inbox=Inbox(notices=notices, clock=clock, taken=fleet.taken),
             notices=notices,
+            pairings=PairingAllowance(clock, settings.pairing_attempts_per_hour),
         )
     )
     sink.target = manager

@@ -70,6 +70,23 @@ class PairingConflict(CrmWhatsappError):
     code = "pairing-conflict"
 
 
+class RateLimited(CrmWhatsappError):
+    """That was too often; try again later."""
+
+    code = "rate-limited"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        limit: str = "calls",
+        retry_after_seconds: int = 1,
+        **details: Any,
+    ) -> None:
+        """Name the limit, by one of few words, and say when the next call is let in."""
+        super().__init__(message, limit=limit, retry_after_seconds=retry_after_seconds, **details)
+
+
 class ServiceStopping(CrmWhatsappError):
     """The service is shutting down; try again in a moment."""
 

@@ -25,6 +25,7 @@ from crm_whatsapp.service.effect_runner import EffectRunner
 from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.lease_keeper import LeaseKeeper
 from crm_whatsapp.service.notice_board import NoticeBoard
+from crm_whatsapp.service.pairing_allowance import PairingAllowance
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.scan_code_notices import scan_code_notice
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
@@ -49,6 +50,7 @@ class RuntimeParts:
     snapshots: SnapshotKeeper | None
     inbox: Inbox
     notices: NoticeBoard
+    pairings: PairingAllowance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from crm_whatsapp.domain.connection import (
     ClientPhase,
     Connection,
     DesiredState,
+    Intent,
     PairingMethod,
     Reason,
 )
@@ -77,6 +78,7 @@ class SessionManager(SessionRuntimes):
             proxy: http, https or socks5 URL, kept for this company from the next start on.
         Raises:
             PairingConflict: a pairing of the other method is in progress.
+            RateLimited: the company has begun too many pairings.
             ServiceStopping, ServiceBusy: try again.
         """
 
@@ -89,20 +91,24 @@ class SessionManager(SessionRuntimes):
                     method=current.pairing_method,
                 )
 
-        check(self.runtime(company_id).connection)
-        if proxy is not None:
-            self._parts.proxies.put(company_id, proxy)
-        return self.ask(
-            company_id,
-            lambda: events.ConnectRequested(
+        def request() -> events.ConnectRequested:
+            event = events.ConnectRequested(
                 has_credentials=self.has_credentials(company_id),
                 method=method,
                 phone_number=phone_number,
                 user_id=user_id,
                 fresh=fresh,
-            ),
-            check,
-        )
+            )
+            before = self.runtime(company_id).connection
+            after = decide(before, event, self._parts.clock.now(), self._parts.limits).connection
+            if _is_pairing(after) and not _is_pairing(before):
+                self._parts.pairings.take(company_id)
+            return event
+
+        check(self.runtime(company_id).connection)
+        if proxy is not None:
+            self._parts.proxies.put(company_id, proxy)
+        return self.ask(company_id, request, check)
 
     def disconnect(self, company_id: str) -> Connection:
         """Stop the session and keep it stopped."""
@@ -174,3 +180,9 @@ class SessionManager(SessionRuntimes):
                 status=connection.status.value, user_action=connection.user_action.value
             )
         return code
+
+
+def _is_pairing(connection: Connection) -> bool:
+    """Tell whether a pairing is under way, or begins once the client of now has stopped."""
+    unpaired = connection.client is ClientPhase.PAIRING and connection.jid is None
+    return unpaired or connection.intent is Intent.PAIR

@@ -19,9 +19,11 @@ from crm_whatsapp.web.error_handlers import register_error_handlers
 from crm_whatsapp.web.events_api import events_api
 from crm_whatsapp.web.http_meter import measure
 from crm_whatsapp.web.keys_api import keys_api
+from crm_whatsapp.web.limits import RequestLimits
 from crm_whatsapp.web.messages_api import messages_api
 from crm_whatsapp.web.metrics_api import metrics_api
 from crm_whatsapp.web.operations_api import operations_api
+from crm_whatsapp.web.proxies import believe_proxies
 from crm_whatsapp.web.report_api import report_api
 from crm_whatsapp.web.request_context import WebState, install
 from crm_whatsapp.web.schemas import ErrorBody
@@ -115,12 +117,17 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
     sessions = DashboardSessions(
         settings.secret_key, max_age_seconds=settings.dashboard_session_seconds
     )
+    if settings.trusted_proxies:
+        believe_proxies(app, settings.trusted_proxies)
     measure(app)
     allow_origins(app, settings.cors_origins, settings.cors_max_age_seconds)
     install(
         app,
         WebState(
-            services_provider=services_provider, settings=settings, dashboard_sessions=sessions
+            services_provider=services_provider,
+            settings=settings,
+            dashboard_sessions=sessions,
+            limits=RequestLimits(settings.limits),
         ),
     )
     register_error_handlers(app)

@@ -11,6 +11,7 @@ from crm_whatsapp.domain import snapshots, user_keys
 from crm_whatsapp.domain.api_keys import KeysUnknown
 from crm_whatsapp.domain.memberships import MembershipUnknown
 from crm_whatsapp.web import errors as web
+from crm_whatsapp.web.request_context import note_limited
 
 _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     domain.CrmWhatsappError: 500,
@@ -18,6 +19,7 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     domain.NotFound: 404,
     domain.WrongState: 422,
     domain.PairingConflict: 409,
+    domain.RateLimited: 429,
     domain.ServiceStopping: 503,
     domain.ServiceBusy: 503,
     domain.TooManyStreams: 503,
@@ -55,6 +57,9 @@ _RETRY_AFTER_SECONDS: dict[type[domain.CrmWhatsappError], int] = {
     web.NotReady: 5,
 }
 
+# `headers` go where they belong.
+_NO_DETAILS = frozenset({"code", "message", "headers"})
+
 _HTTP_CODES = {
     400: "bad-request",
     404: "not-found",
@@ -86,7 +91,7 @@ def _known_error(error: domain.CrmWhatsappError) -> Response:
     status = status_of(error)
     if status >= 500:
         _log.warning("%s: %s", error.code, error.message)
-    details = {name: it for name, it in error.details.items() if name not in ("code", "message")}
+    details = {name: it for name, it in error.details.items() if name not in _NO_DETAILS}
     if isinstance(error, domain.InvalidInput) and "field" in details:
         fields = [{"field": details["field"], "message": error.message}]
         details = {"fields": fields, **details}
@@ -99,6 +104,9 @@ def _known_error(error: domain.CrmWhatsappError) -> Response:
             'ApiKey realm="crm-whatsapp", Bearer realm="crm-whatsapp"'
         )
     retry_after = _RETRY_AFTER_SECONDS.get(type(error))
+    if isinstance(error, domain.RateLimited):
+        retry_after = error.details["retry_after_seconds"]
+        note_limited(error)
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response

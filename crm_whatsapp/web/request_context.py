@@ -11,6 +11,7 @@ import structlog
 from flask import Flask, current_app, g, redirect, request, url_for
 from werkzeug.wrappers import Response
 
+from crm_whatsapp.domain.errors import RateLimited
 from crm_whatsapp.web.auth import (
     METRICS_READER,
     Access,
@@ -26,6 +27,7 @@ from crm_whatsapp.web.dashboard_session import (
     DashboardSessions,
 )
 from crm_whatsapp.web.errors import CsrfFailed, Forbidden, Starting, Unauthorized
+from crm_whatsapp.web.limits import Entry, RequestLimits
 from crm_whatsapp.web.services import WebServices, WebSettings
 
 _EXTENSION = "crm_whatsapp"
@@ -40,12 +42,14 @@ class WebState:
     services_provider: Callable[[], WebServices | None]
     settings: WebSettings
     dashboard_sessions: DashboardSessions
+    limits: RequestLimits
 
 
 def install(app: Flask, state: WebState) -> None:
     """Give the app its state and put the access check before every route."""
     app.extensions[_EXTENSION] = state
     app.before_request(check_access)
+    app.after_request(_tell_limits)
     app.teardown_request(lambda error: structlog.contextvars.clear_contextvars())
 
 
@@ -105,7 +109,41 @@ def check_access() -> Response | None:
         raise
     principal.require_scope(access.scope)
     g.principal, g.scope = principal, access.scope
+    g.limit_entry = web_state().limits.enter(principal, access.scope)
     return None
+
+
+def count_for(company_id: str | None) -> None:
+    """Count whom the request is for, once that is known; raises RateLimited.
+
+    Args:
+        company_id: None for a request about no company in particular.
+    """
+    entry: Entry | None = g.get("limit_entry")
+    if entry is not None and entry.awaits_company:
+        limits = web_state().limits
+        g.limit_entry = limits.enter_company(entry, current_principal(), g.scope, company_id or "")
+
+
+def note_wrong_key() -> None:
+    """Count that this client showed a wrong key; raises RateLimited after too many."""
+    web_state().limits.note_wrong_key(request.remote_addr)
+
+
+def note_limited(error: RateLimited) -> None:
+    """Have a refusal counted, and the client told which limit it met."""
+    g.limit_entry, g.limit_headers = None, error.details.get("headers", {})
+    services = web_state().services_provider()
+    if services is not None:
+        services.metrics.note_limited(error.details["limit"])
+
+
+def _tell_limits(response: Response) -> Response:
+    entry: Entry | None = g.get("limit_entry")
+    headers = g.get("limit_headers", {}) if entry is None else entry.headers()
+    for name, value in headers.items():
+        response.headers[name] = value
+    return response
 
 
 def _identify(access: Access) -> Principal:
@@ -134,6 +172,7 @@ def _identify_caller() -> Principal:
         return _identify_visitor()
     principal = current_services().authenticator.authenticate(presented)
     if principal is None:
+        note_wrong_key()
         what = "token" if presented.api_key is None else "key"
         raise Unauthorized(f"The {what} is not valid.")
     return principal

@@ -15,6 +15,7 @@ from crm_whatsapp.domain.snapshots import SnapshotMeta
 from crm_whatsapp.domain.webhooks import Answer, DeliveryRecord, DeliveryState, Webhook
 from crm_whatsapp.service.event_subscription import Audience, Subscription
 from crm_whatsapp.web.auth import Authenticator
+from crm_whatsapp.web.limits import NO_LIMITS, LimitTerms
 
 
 class ScanCode(Protocol):
@@ -201,6 +202,9 @@ class Metrics(Protocol):
     ) -> None:
         """Count a request by the template of its route; None when none matched."""
 
+    def note_limited(self, limit: str) -> None:
+        """Count a call that a limit refused, by the name of the limit."""
+
 
 class Webhooks(Protocol):
     """Who is told of what happens. Asks the database: StoreUnavailable, StoreRejected."""
@@ -323,6 +327,8 @@ class WebSettings:
     cors_origins: origins whose pages may call the API, exactly as browsers write them.
     cors_max_age_seconds: how long browsers may remember that.
     embed_origins: origins whose pages may hold the embed page in a frame; none turns it off.
+    limits: how often callers may call.
+    trusted_proxies: how many proxies in front add to X-Forwarded-For; with 0 it is not read.
     """
 
     secret_key: str
@@ -336,3 +342,5 @@ class WebSettings:
     cors_origins: frozenset[str] = frozenset()
     cors_max_age_seconds: float = 600.0
     embed_origins: frozenset[str] = frozenset()
+    limits: LimitTerms = NO_LIMITS
+    trusted_proxies: int = 0

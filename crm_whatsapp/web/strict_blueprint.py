@@ -20,8 +20,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from crm_whatsapp.domain.errors import InvalidInput
 from crm_whatsapp.web import json_body
+from crm_whatsapp.web.auth import declared_access
 from crm_whatsapp.web.errors import BodyTooLarge, UnsupportedMediaType
-from crm_whatsapp.web.request_context import enter_company
+from crm_whatsapp.web.request_context import count_for, enter_company
 from crm_whatsapp.web.schemas import ErrorBody
 
 _MOST_DRAINED_BYTES = 8 * 1024 * 1024
@@ -37,9 +38,14 @@ class StrictBlueprint(APIBlueprint):
     """
 
     def _collect_openapi_info(self, rule: str, func: Callable[..., Any], **more: Any) -> Any:
-        """Document what `_read_json_object` refuses; called by flask-openapi3 for every route."""
+        """Document what is refused before the view; called by flask-openapi3 for every route."""
+        responses = more.get("responses") or {}
         if "body" in signature(func).parameters:
-            more["responses"] = {413: ErrorBody, 415: ErrorBody, **(more.get("responses") or {})}
+            responses = {413: ErrorBody, 415: ErrorBody, **responses}
+        access = declared_access(func)
+        if access is not None and access.scope is not None:
+            responses = {**responses, 429: ErrorBody}
+        more["responses"] = responses
         return super()._collect_openapi_info(rule, func, **more)
 
     @staticmethod
@@ -59,8 +65,11 @@ class StrictBlueprint(APIBlueprint):
                 _refuse_unknown(next(iter(request.args)))
             if body is not None:
                 arguments["body"] = _checked(body, _read_json_object(_most_bytes_of(body)))
+            company_id = None
             for argument in arguments.values():
-                _check_company(getattr(argument, "company_id", None))
+                company_id = getattr(argument, "company_id", None) or company_id
+                _check_company(company_id)
+            count_for(company_id)
             return func(**arguments)
 
         return view

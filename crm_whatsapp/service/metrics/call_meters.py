@@ -3,6 +3,13 @@
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 OTHER = "other"
+_WHOSE = ("", "company-", "all-companies-")
+
+LIMITS = (
+    *(f"{whose}{calls}" for calls in ("reads", "sends", "manage") for whose in _WHOSE),
+    "failed-logins",
+    "pairings",
+)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HTTP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
@@ -38,6 +45,24 @@ class HttpMeter:
         verb = method if method in _METHODS else OTHER
         self._requests.labels(template, verb, f"{status_code // 100}xx").inc()
         self._durations.labels(template, verb).observe(seconds)
+
+
+class LimitMeter:
+    """Counts what limits refuse, by the limit: not by whom, of whom there may be any number."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            "whatsapp_http_limited",
+            "Calls refused because there were too many, by the limit that they met.",
+            ["limit"],
+            registry=registry,
+        )
+        for word in LIMITS:
+            self._refused.labels(word)
+
+    def note(self, limit: str) -> None:
+        """Count a refusal."""
+        self._refused.labels(limit if limit in LIMITS else OTHER).inc()
 
 
 class DatabaseMeter:

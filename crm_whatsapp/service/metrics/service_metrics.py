@@ -7,7 +7,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from crm_whatsapp.domain.ports import Clock
-from crm_whatsapp.service.metrics.call_meters import DatabaseMeter, HttpMeter
+from crm_whatsapp.service.metrics.call_meters import DatabaseMeter, HttpMeter, LimitMeter
 from crm_whatsapp.service.metrics.session_meter import SessionMeter
 from crm_whatsapp.service.metrics.state_collector import Observed, StateCollector
 
@@ -26,6 +26,7 @@ class ServiceMetrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._http = HttpMeter(self._registry)
+        self._limits = LimitMeter(self._registry)
         self.sessions = SessionMeter(self._registry, clock)
         self.database = DatabaseMeter(self._registry)
         ProcessCollector(registry=self._registry)
@@ -41,6 +42,10 @@ class ServiceMetrics:
     ) -> None:
         """Count an HTTP request; see HttpMeter."""
         self._http.note(route, method, status_code, seconds)
+
+    def note_limited(self, limit: str) -> None:
+        """Count a call that a limit refused; see LimitMeter."""
+        self._limits.note(limit)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its content type.

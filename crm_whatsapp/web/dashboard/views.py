@@ -8,6 +8,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from werkzeug.wrappers import Response as AnyResponse
 
 from crm_whatsapp.domain.company import parse_company_id
+from crm_whatsapp.domain.errors import RateLimited
 from crm_whatsapp.web.auth import (
     CompanyKeeping,
     PresentedCredentials,
@@ -22,6 +23,8 @@ from crm_whatsapp.web.request_context import (
     current_dashboard_session,
     current_services,
     enter_company,
+    note_limited,
+    note_wrong_key,
     web_state,
 )
 
@@ -85,7 +88,7 @@ def log_in() -> AnyResponse:
     key = request.form.get("api_key", "").strip().encode().decode("latin-1")
     principal = current_services().authenticator.authenticate(PresentedCredentials(api_key=key))
     if principal is None:
-        return _login_form(error="That key is not valid. Check it and try again.")
+        return _wrong_key()
     next_page = request.form.get("next", "")
     target = next_page if _NEXT_PAGE.fullmatch(next_page) else url_for("dashboard.companies_page")
     response = redirect(target, 303)
@@ -124,6 +127,18 @@ def _login() -> dict[str, Any]:
         "signed_in": True,
         "heartbeat_seconds": web_state().settings.streams.heartbeat_seconds,
     }
+
+
+def _wrong_key() -> Response:
+    try:
+        note_wrong_key()
+    except RateLimited as exc:
+        note_limited(exc)
+        response = _login_form(error=exc.message)
+        response.status_code = 429
+        response.headers["Retry-After"] = str(exc.details["retry_after_seconds"])
+        return response
+    return _login_form(error="That key is not valid. Check it and try again.")
 
 
 def _login_form(error: str | None) -> Response:

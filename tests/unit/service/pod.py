@@ -13,6 +13,7 @@ from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
 from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
 from crm_whatsapp.service.notice_board import NoticeBoard
+from crm_whatsapp.service.pairing_allowance import PairingAllowance
 from crm_whatsapp.service.reconciliation import Reconciliation
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.session_manager import SessionManager
@@ -53,6 +54,7 @@ class Pod:
         owner_id: str = OWNER,
         plan: RestorePlan | None = None,
         limits: PolicyLimits | None = None,
+        pairings_per_hour: int = 0,
     ) -> None:
         self.clock = clock or ManualClock()
         self.journal = journal or FakeJournal()
@@ -105,6 +107,7 @@ class Pod:
                 snapshots=None,
                 inbox=Inbox(notices=self.notices, clock=self.clock, taken=self.fleet.taken),
                 notices=self.notices,
+                pairings=PairingAllowance(self.clock, pairings_per_hour),
             )
         )
         self.fleet.sink = self.manager.post_engine_event

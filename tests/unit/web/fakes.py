@@ -364,6 +364,7 @@ class FakeMetrics:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str | None, str, int, float]] = []
+        self.limited: list[str] = []
 
     def render(self, accept: str) -> tuple[bytes, str]:
         return f"# accept: {accept}\n".encode(), "text/plain; version=0.0.4; charset=utf-8"
@@ -372,6 +373,9 @@ class FakeMetrics:
         self, route: str | None, method: str, status_code: int, seconds: float
     ) -> None:
         self.requests.append((route, method, status_code, seconds))
+
+    def note_limited(self, limit: str) -> None:
+        self.limited.append(limit)
 
 
 class FakeReports:

@@ -25,6 +25,7 @@ STATUS_OF = {
     errors.NothingToScan: 422,
     errors.NothingSaved: 422,
     errors.PairingConflict: 409,
+    errors.RateLimited: 429,
     errors.ServiceStopping: 503,
     errors.ServiceBusy: 503,
     errors.TooManyStreams: 503,
