@@ -14,6 +14,7 @@ from crm_whatsapp.domain.errors import StoreRejected, StoreUnavailable
 
 _CONNECTIONS = 8
 _ATTEMPTS = 2
+_PIECE_BYTES = 1024 * 1024
 _PASSING_CODES = frozenset(
     {"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 )
@@ -80,8 +81,11 @@ class S3Bucket:
                 ContentType="application/octet-stream",
             )
 
-    def find(self, key: str) -> bytes | None:
-        """Return the content of an object, None when there is none."""
+    def find(self, key: str, most_bytes: int) -> bytes | None:
+        """Return the content of an object, cut after more than most_bytes; None when there is none.
+
+        Others may write to the bucket: an object is not read into memory because it is there.
+        """
         from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
         with self._calling("read from") as client:
@@ -92,7 +96,10 @@ class S3Bucket:
                     return None
                 raise
             with answer["Body"] as body:
-                return bytes(body.read())
+                content = bytearray()
+                while len(content) <= most_bytes and (piece := body.read(_PIECE_BYTES)):
+                    content += piece
+                return bytes(content)
 
     def remove(self, key: str) -> None:
         """Remove an object; no error when there is none."""

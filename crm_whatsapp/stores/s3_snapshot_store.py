@@ -3,6 +3,9 @@
 The object is written before its row and removed after it, so a row never points to nothing, and
 what a crash or a refused write leaves behind is an object without a row: the sweep removes it. An
 object is never changed: its key names epoch, seq and hash.
+
+Rows are not believed about keys: whoever can write rows could otherwise have objects of others in
+the bucket read, or removed.
 """
 
 import logging
@@ -24,6 +27,7 @@ _NAME = re.compile(
     r"/(?P<epoch>\d{1,18})-\d{1,18}-[0-9a-f]{64}\.snapshot"
 )
 _ORPHAN_AFTER = timedelta(days=1)
+_MOST_BYTES = 512 * 1024 * 1024  # a store of the largest size, that does not compress
 
 
 def _utc_now() -> datetime:
@@ -88,7 +92,8 @@ class S3SnapshotStore:
         key = found.meta.object_key
         if key is None:
             return verified(found)
-        content = self._bucket.find(key)
+        self._check(found.meta, key)
+        content = self._bucket.find(key, found.meta.size_bytes)
         if content is None:
             if self._rows.find(company_id, epoch, seq) is None:
                 raise gone(epoch, seq)  # pruned since
@@ -160,10 +165,20 @@ class S3SnapshotStore:
             if match is not None and wanted(found):
                 yield found.key, (match["company_id"], int(match["epoch"]))
 
+    def _check(self, meta: SnapshotMeta, key: str) -> None:
+        """Refuse a row that points to anything but the object of its snapshot."""
+        # The prefix may have been another one when it was written.
+        if f"/{key}".endswith(f"/{self._name(meta)}") and 0 < meta.size_bytes <= _MOST_BYTES:
+            return
+        raise SnapshotDamaged(f"The row of snapshot {meta.epoch}/{meta.seq} was altered.")
+
     def _remove(self, keys: Iterable[str]) -> int:
         """Remove objects whose rows are gone; what cannot be removed now, the sweep finds."""
         removed = 0
         for key in keys:
+            if _NAME.fullmatch("/".join(key.split("/")[-2:])) is None:
+                _LOG.error("The row of a snapshot pointed to %r, which stays.", key[:200])
+                continue
             try:
                 self._bucket.remove(key)
             except (StoreUnavailable, StoreRejected) as exc:
@@ -173,7 +188,7 @@ class S3SnapshotStore:
         return removed
 
     def _key(self, meta: SnapshotMeta) -> str:
-        return (
-            f"{self._prefix}{meta.company_id.lower()}/"
-            f"{meta.epoch}-{meta.seq}-{meta.sha256}.snapshot"
-        )
+        return self._prefix + self._name(meta)
+
+    def _name(self, meta: SnapshotMeta) -> str:
+        return f"{meta.company_id.lower()}/{meta.epoch}-{meta.seq}-{meta.sha256}.snapshot"

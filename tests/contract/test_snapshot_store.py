@@ -103,7 +103,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
             def damage(meta: SnapshotMeta) -> None:
                 assert meta.object_key is not None
-                content = bucket.find(meta.object_key)
+                content = bucket.find(meta.object_key, meta.size_bytes)
                 assert content is not None
                 bucket.put(meta.object_key, flipped(content))
 
@@ -712,6 +712,42 @@ def test_a_missing_object_is_damage_and_the_older_one_still_reads(s3: S3Subject)
     assert s3.store.read(holder.company, holder.epoch, 1).payload == older.payload
 
 
+FOREIGN_KEYS = ["backups/of-the-crm.sql", "../../etc/passwd", "a.snapshot"]
+
+
+@pytest.mark.parametrize("key", FOREIGN_KEYS)
+def test_a_row_cannot_have_the_object_of_somebody_else_read_or_removed(
+    s3: S3Subject, stack: LocalSupabase, key: str
+) -> None:
+    holder = hold(s3.subject)
+    holder.write(1)
+    s3.bucket.put(key, b"of somebody else")
+    with psycopg.connect(stack.db_url, autocommit=True) as connection:
+        connection.execute(
+            "update public.whatsapp_session_snapshots set object_key = %s where company_id = %s",
+            (key, holder.company),
+        )
+    with pytest.raises(SnapshotDamaged, match="altered"):
+        s3.store.read(holder.company, holder.epoch, 1)
+    for seq in range(2, 5):
+        holder.write(seq)  # which prunes the first
+    assert [meta.seq for meta in s3.store.list(holder.company)] == [4, 3, 2]
+    assert key in s3.keys()
+
+
+def test_an_object_that_has_grown_is_not_read_to_its_end(s3: S3Subject) -> None:
+    holder = hold(s3.subject)
+    sealed = holder.write(1)
+    key = s3.store.list(holder.company)[0].object_key
+    assert key is not None
+    s3.bucket.put(key, sealed.payload + bytes(8 * MIB))
+    found = s3.bucket.find(key, sealed.meta.size_bytes)
+    assert found is not None
+    assert sealed.meta.size_bytes < len(found) <= sealed.meta.size_bytes + 2 * MIB
+    with pytest.raises(SnapshotDamaged, match="bytes instead of"):
+        s3.store.read(holder.company, holder.epoch, 1)
+
+
 def test_a_refused_write_never_takes_the_object_of_an_earlier_one_away(s3: S3Subject) -> None:
     holder = hold(s3.subject)
     sealed = holder.write(1)
@@ -836,7 +872,7 @@ def test_every_error_is_one_of_the_product(make_bucket: Callable[..., S3Bucket])
     bucket = make_bucket(endpoint_url="http://127.0.0.1:1", timeout_seconds=0.3)
     for call in (
         lambda: bucket.put("key", b"x"),
-        lambda: bucket.find("key"),
+        lambda: bucket.find("key", 1),
         lambda: bucket.remove("key"),
         lambda: list(bucket.list("")),
     ):
