@@ -20,7 +20,7 @@ HAS_NODE = node -e 'process.exitCode = parseInt(process.versions.node) >= 20 ? 0
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 fail = { printf '\033[31m==> %s\033[0m\n' "$(1)" >&2; exit 1; }
 
-.PHONY: help install check audit format test demo run soak bench-restore bench-status bench-snapshot bench-events fuzz lock clean
+.PHONY: help install check audit licences sbom format test demo run soak bench-restore bench-status bench-snapshot bench-events fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -53,6 +53,12 @@ check: install ## lint, format, types, layers, and known holes where they can be
 
 audit: install ## known holes in what is locked; fails when nobody can be asked
 	@exec $(BIN)/python scripts/audit.py $(ARGS)
+
+licences: install ## whether docs/licences.md is true; ARGS=--write makes it so
+	@exec $(BIN)/python scripts/licences.py $(ARGS)
+
+sbom: install ## everything that is locked, as CycloneDX, in build/
+	@exec $(BIN)/python scripts/sbom.py $(ARGS)
 
 format: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
