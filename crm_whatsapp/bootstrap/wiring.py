@@ -18,7 +18,7 @@ from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.connection import ClientPhase
 from crm_whatsapp.domain.errors import StoreUnavailable
 from crm_whatsapp.domain.events import LeaseLost, StoreDamageFound
-from crm_whatsapp.domain.transitions import Transition
+from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 from crm_whatsapp.engine.supervisor import Supervisor
 from crm_whatsapp.jobs.job_board import Job, JobBoard
 from crm_whatsapp.service.effect_runner import Collaborators, EffectRunner
@@ -273,7 +273,8 @@ def _connect_listeners(parts: Parts) -> None:
     def recorded(transition: Transition) -> None:
         parts.write_behind.notify()
         parts.restore.watch(transition)
-        parts.notices.post(status_notice(transition))
+        if transition.event != FORGOTTEN:  # told already
+            parts.notices.post(status_notice(transition))
 
     parts.recorder.listen(recorded)
     parts.notices.listen(parts.events.carry)

@@ -30,6 +30,7 @@ from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.scan_code_notices import scan_code_notice
 from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
+from crm_whatsapp.service.status_notices import forgotten_notice
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +166,10 @@ class EventHandler:
             log.error("the proxy was not removed", company_id=company_id, detail=error.message)
         if self._parts.snapshots is not None:
             self._parts.snapshots.retire(company_id, for_good=True)
-        self._parts.recorder.record(connection, connection, FORGOTTEN, self._parts.clock.now())
+        now = self._parts.clock.now()
+        # Told first: a kill in between tells it twice, the other way round it would never be told.
+        self._parts.notices.post(forgotten_notice(connection, now))
+        self._parts.recorder.record(connection, connection, FORGOTTEN, now)
         self._around.retire(runtime)
         self._parts.inbox.forget(company_id)
         self._parts.leases.give_up(company_id)

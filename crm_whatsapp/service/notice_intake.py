@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from crm_whatsapp.domain.notices import Notice, NoticeKind
+from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.recorder import Recorder
 
 Wants = Callable[[NoticeKind, str | None], bool]
@@ -14,7 +15,8 @@ _PASSING = frozenset({NoticeKind.QR})
 class NoticeIntake:
     """A listener to the notice board.
 
-    Status notices are not its business: the database queues them with their transitions.
+    Status notices are not its business: the database queues them with their transitions. But it
+    keeps no transition of a company that is forgotten.
     """
 
     def __init__(self, recorder: Recorder, *, wants: Wants, recorded: Callable[[], object]) -> None:
@@ -30,7 +32,9 @@ class NoticeIntake:
 
     def take(self, notice: Notice) -> None:
         """Record the notice if somebody wants it; waits for one local write at most."""
-        if notice.kind is NoticeKind.STATUS or not self._wants(notice.kind, notice.company_id):
+        if notice.kind is NoticeKind.STATUS and notice.data.get("event") != FORGOTTEN:
+            return
+        if not self._wants(notice.kind, notice.company_id):
             return
         self._recorder.record_notice(notice, keep=notice.kind not in _PASSING)
         self._recorded()

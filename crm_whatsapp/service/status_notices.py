@@ -10,13 +10,8 @@ from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
 
 
 def status_notice(transition: Transition) -> Notice:
-    """Return the notice of a transition; it carries the transition's id.
-
-    A company that was forgotten is from then on like one that nobody has ever connected.
-    """
+    """Return the notice of a transition; it carries the transition's id."""
     connection = transition.connection
-    if transition.event == FORGOTTEN:
-        connection = Connection(company_id=connection.company_id)
     return Notice(
         id=transition.id,
         kind=NoticeKind.STATUS,
@@ -26,6 +21,21 @@ def status_notice(transition: Transition) -> Notice:
             **status_data(connection),
             "previous_status": transition.from_status.value,
             "event": transition.event,
+        },
+    )
+
+
+def forgotten_notice(connection: Connection, occurred_at: datetime) -> Notice:
+    """Return the last notice of a company: it is like one that nobody has ever connected."""
+    return Notice(
+        id=str(uuid.uuid4()),
+        kind=NoticeKind.STATUS,
+        company_id=connection.company_id,
+        occurred_at=occurred_at,
+        data={
+            **status_data(Connection(company_id=connection.company_id)),
+            "previous_status": connection.status.value,
+            "event": FORGOTTEN,
         },
     )
 

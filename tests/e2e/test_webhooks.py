@@ -324,6 +324,28 @@ def test_the_target_of_the_environment_and_its_secret(
     assert all(item.verified for item in receiver.received("/env")[seen:])
 
 
+def test_the_end_of_a_company_is_told_last_and_its_next_life_after_it(
+    deployment: Deployment, receiver: WebhookReceiver
+) -> None:
+    ((company_id, _),) = deployment.seed(1).items()
+    service = deployment.start(**QUICK)
+    deployment.await_all_connected([company_id])
+    webhook = register(deployment, receiver, "/end")
+
+    assert service.request("DELETE", f"{API}/sessions/{company_id}").status < 300
+    receiver.await_requests("/end", 2)
+    assert service.post("connect", company_id=company_id, method="qr").status == 202
+    deployment.await_status(company_id, "awaiting_scan")
+    await_all_delivered(deployment, webhook)
+
+    heard = [item.event["data"] for item in receiver.received("/end")]
+    place = [item["event"] for item in heard].index("forgotten")
+    assert place > 0, heard
+    assert heard[place]["reason"] == "never-connected"
+    assert [item["status"] for item in heard[place + 1 :]][:2] == ["connecting", "awaiting_scan"]
+    assert [item["event"] for item in heard].count("forgotten") == 1
+
+
 def test_a_secret_is_replaced_without_a_delivery_that_does_not_verify(
     deployment: Deployment, receiver: WebhookReceiver
 ) -> None:

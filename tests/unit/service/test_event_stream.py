@@ -14,12 +14,12 @@ from crm_whatsapp.domain.connection import Connection, PairingMethod, Reason, St
 from crm_whatsapp.domain.errors import ServiceStopping, TooManyStreams
 from crm_whatsapp.domain.events import QrIssued
 from crm_whatsapp.domain.notices import Notice, NoticeKind
-from crm_whatsapp.domain.transitions import FORGOTTEN, Transition
+from crm_whatsapp.domain.transitions import Transition
 from crm_whatsapp.service.company_runtime import ScanCode
 from crm_whatsapp.service.event_stream import EventStream, StreamLimits
 from crm_whatsapp.service.event_subscription import Audience, StreamEnd, Subscription
 from crm_whatsapp.service.scan_code_notices import scan_code_notice
-from crm_whatsapp.service.status_notices import status_notice
+from crm_whatsapp.service.status_notices import forgotten_notice, status_notice
 from tests.unit.service.fakes import DEADLINE_SECONDS, ManualClock
 from tests.unit.service.pod import COMPANY, OTHER, THIRD, Pod, online
 
@@ -305,14 +305,7 @@ def test_a_forgotten_company_is_told_as_never_connected_and_then_no_more(
 ) -> None:
     stream.begin([online(COMPANY), online(OTHER)])
     subscription = stream.subscribe(EVERYBODY, snapshot=False)
-    gone = Transition(
-        id=str(uuid.uuid4()),
-        connection=online(COMPANY),
-        event=FORGOTTEN,
-        from_status=Status.CONNECTED,
-        occurred_at=CLOCK.now(),
-    )
-    stream.carry(status_notice(gone))
+    stream.carry(forgotten_notice(online(COMPANY), CLOCK.now()))
 
     ((_, data),) = hear(subscription).events
     assert (data["status"], data["reason"]) == ("disconnected", "never-connected")

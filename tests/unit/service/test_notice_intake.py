@@ -1,10 +1,12 @@
-"""Only what somebody wants is written down, and never a status: that goes with its transition."""
+"""Only what somebody wants is written down; a status goes with its transition, but for the last."""
 
 import pytest
 
+from crm_whatsapp.domain.connection import Connection
 from crm_whatsapp.domain.notices import Notice, NoticeKind
 from crm_whatsapp.service.notice_intake import NoticeIntake
 from crm_whatsapp.service.recorder import Recorder
+from crm_whatsapp.service.status_notices import forgotten_notice
 from tests.unit.service.fakes import NOON, FakeJournal
 from tests.unit.service.pod import COMPANY
 
@@ -40,3 +42,11 @@ def test_what_is_wanted_is_recorded_and_told(
     assert [keep for _, keep in journal.notices] == (kept if wanted else [])
     assert len(told) == len(journal.notices)
     assert asked == ([] if kind is NoticeKind.STATUS else [(kind, COMPANY)])
+
+
+def test_the_last_status_of_a_forgotten_company_is_recorded() -> None:
+    journal = FakeJournal()
+    intake = NoticeIntake(Recorder(journal), wants=lambda *_: True, recorded=lambda: None)
+    last = forgotten_notice(Connection(company_id=COMPANY), NOON)
+    intake.take(last)
+    assert journal.notices == [(last, True)]

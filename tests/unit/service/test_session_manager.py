@@ -18,6 +18,7 @@ from crm_whatsapp.domain.connection import (
 )
 from crm_whatsapp.domain.errors import NothingSaved, PairingConflict, ServiceStopping, StorageError
 from crm_whatsapp.domain.folders import FolderState
+from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.transitions import FORGOTTEN
 from crm_whatsapp.service.mailroom import Mailbox, Message
 from tests.unit.service.fakes import DEADLINE_SECONDS, jid_of
@@ -259,6 +260,18 @@ def test_a_correction_of_the_row_behind_a_deletion_does_not_bring_it_back(pod: P
     pod.flush()
     assert pod.row() is None
     assert COMPANY not in pod.journal.states
+
+
+def test_the_end_of_a_company_is_told_before_it_is_recorded(pod: Pod) -> None:
+    pod.connect_saved()
+    told: list[tuple[str, bool]] = []
+
+    def hear(notice: Notice) -> None:
+        told.append((notice.data["event"], COMPANY in pod.journal.states))
+
+    pod.notices.listen(hear)
+    pod.delete()
+    assert told == [(FORGOTTEN, True)]
 
 
 def test_late_events_of_a_forgotten_client_do_not_reach_the_next_one(pod: Pod) -> None:
