@@ -11,13 +11,13 @@ class LimitSettings(BaseSettings):
     """0 switches a limit off."""
 
     limit_reads_per_minute: int = Field(
-        default=1_200, ge=0, le=10_000, description="Reads of one key or user for a company."
+        default=1_200, ge=0, le=100_000, description="Reads of one key or user for a company."
     )
     limit_sends_per_minute: int = Field(
-        default=600, ge=0, le=10_000, description="Sends of one key or user for a company."
+        default=600, ge=0, le=100_000, description="Sends of one key or user for a company."
     )
     limit_manage_per_minute: int = Field(
-        default=600, ge=0, le=10_000, description="Calls that manage, likewise; QR codes too."
+        default=600, ge=0, le=100_000, description="Calls that manage, likewise; QR codes too."
     )
     limit_company_factor: int = Field(
         default=5, ge=1, le=100, description="All callers of a company together, in multiples."
@@ -26,7 +26,7 @@ class LimitSettings(BaseSettings):
         default=100, ge=1, le=100, description="One caller for all companies, in multiples."
     )
     limit_failed_logins_per_minute: int = Field(
-        default=60, ge=0, le=10_000, description="Wrong keys of one client address."
+        default=60, ge=0, le=100_000, description="Wrong keys of one client address."
     )
     trusted_proxies: int = Field(
         default=0,

@@ -448,7 +448,7 @@ def main() -> int:
     """Start everything, try everything, print the table."""
     from local_supabase import LocalSupabase
     from sandbox import Sandbox
-    from service_process import ServiceProcess
+    from service_process import UNLIMITED, ServiceProcess
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put it into docs/access-matrix.md")
@@ -463,6 +463,7 @@ def main() -> int:
                 "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
                 "SEND_CONNECT_WAIT_SECONDS": "0.1",
                 "EMBED_ORIGINS": "https://crm.example.com",
+                **UNLIMITED,
                 **sandbox.env,
             }
             service = ServiceProcess(environment, folder / "service.log", ends_with_parent=True)

@@ -48,7 +48,7 @@ from local_supabase import LocalSupabase
 from node_runtime import find_node
 from sandbox import Sandbox
 from saved_sessions import seed_saved_sessions
-from service_process import API, ServiceProcess, wait_for
+from service_process import API, UNLIMITED, ServiceProcess, wait_for
 
 HASTE = 20.0
 _HOUR_SECONDS = 3600.0
@@ -109,6 +109,7 @@ class Bench:
                 "SUPABASE_SERVICE_ROLE_KEY": self.stack.service_key,
                 "SNAPSHOT_ENCRYPTION_KEYS": "bench:" + "A" * 43 + "=",
                 "LOG_LEVEL": "WARNING",
+                **UNLIMITED,
                 **self.sandbox.env,
                 **settings,
             },

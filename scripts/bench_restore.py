@@ -20,7 +20,7 @@ from pathlib import Path
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
 from saved_sessions import seed_saved_sessions
-from service_process import ServiceProcess, tree_pss_mb, wait_for
+from service_process import UNLIMITED, ServiceProcess, tree_pss_mb, wait_for
 
 LIMIT_SECONDS = 120.0
 
@@ -70,6 +70,7 @@ def _bench(stack: LocalSupabase, sandbox: Sandbox, folder: Path, size: int, runs
             "SUPABASE_URL": stack.url,
             "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
             "LOG_LEVEL": "WARNING",
+            **UNLIMITED,
             **sandbox.env,
         },
         folder / "service.log",

@@ -40,7 +40,7 @@ import psycopg
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
 from saved_sessions import seed_saved_sessions
-from service_process import ServiceProcess, wait_for
+from service_process import UNLIMITED, ServiceProcess, wait_for
 
 LIMIT_SECONDS = 120.0
 ONE_TIME_KEYS = 812
@@ -70,6 +70,7 @@ class Bench:
                 "SUPABASE_SERVICE_ROLE_KEY": self.stack.service_key,
                 "SNAPSHOT_ENCRYPTION_KEYS": self.key,
                 "LOG_LEVEL": "WARNING",
+                **UNLIMITED,
                 **self.sandbox.env,
                 **settings,
             },

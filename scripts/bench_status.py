@@ -31,7 +31,7 @@ from pathlib import Path
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
 from saved_sessions import seed_saved_sessions
-from service_process import API, ServiceProcess
+from service_process import API, UNLIMITED, ServiceProcess
 
 _CLIENTS = 8
 
@@ -66,6 +66,7 @@ def _bench(
             "SUPABASE_URL": stack.url,
             "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
             "LOG_LEVEL": "WARNING",
+            **UNLIMITED,
             **sandbox.env,
         },
         folder / "service.log",

@@ -32,7 +32,7 @@ from typing import Any
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
 from saved_sessions import seed_saved_sessions
-from service_process import API, REPOSITORY, ServiceProcess, wait_for
+from service_process import API, REPOSITORY, UNLIMITED, ServiceProcess, wait_for
 
 _FOLDER = Path(__file__).resolve().parent
 _FIRST_EXAMPLES = 40
@@ -265,6 +265,7 @@ def _fuzz(
             "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
             "SNAPSHOT_ENCRYPTION_KEYS": new_snapshot_key(),
             "LOG_LEVEL": "WARNING",
+            **UNLIMITED,
             **sandbox.env,
             **SETTINGS,
         },

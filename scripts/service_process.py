@@ -22,6 +22,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 API = "/api/whatsapp"
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+UNLIMITED = {
+    "LIMIT_READS_PER_MINUTE": "100000",
+    "LIMIT_SENDS_PER_MINUTE": "100000",
+    "LIMIT_MANAGE_PER_MINUTE": "100000",
+    "LIMIT_FAILED_LOGINS_PER_MINUTE": "100000",
+    "PAIRING_ATTEMPTS_PER_HOUR": "1000",
+}
+"""Settings for tools and tests that ask more often than any caller does."""
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens loopback addresses without asking the proxy that the sandbox puts into the environment."""
 

@@ -19,7 +19,7 @@ from crm_whatsapp.sessions.session_folders import LocalSessionFolders
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
 from saved_sessions import seed_saved_sessions
-from service_process import API, DIRECT, ServiceProcess, wait_for
+from service_process import API, DIRECT, UNLIMITED, ServiceProcess, wait_for
 
 TABLES = (
     "whatsapp_connections",
@@ -156,6 +156,7 @@ class Deployment:
             "SESSIONS_DIR": str(self.sessions_dir),
             "SUPABASE_URL": self.stack.url,
             "SUPABASE_SERVICE_ROLE_KEY": self.stack.service_key,
+            **UNLIMITED,
             **self.sandbox.env,
             **self.settings,
             **settings,
