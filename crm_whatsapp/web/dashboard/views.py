@@ -82,7 +82,7 @@ def log_in() -> AnyResponse:
     """Check the key and set the cookie, which holds a signed token and never the key."""
     state = web_state()
     sessions = state.dashboard_sessions
-    if not sessions.is_csrf_token(request.form.get(CSRF_FIELD), request.cookies.get(LOGIN_COOKIE)):
+    if not sessions.is_login_token(request.form.get(CSRF_FIELD), request.cookies.get(LOGIN_COOKIE)):
         raise CsrfFailed()
     # A header's bytes arrive decoded as latin-1; bring the form's text into the same form.
     key = request.form.get("api_key", "").strip().encode().decode("latin-1")
@@ -107,7 +107,8 @@ def log_in() -> AnyResponse:
 @dashboard.post("/dashboard/logout")
 @requires(Scope.READ, is_page=True, keeping=CompanyKeeping.NOT_OF_COMPANIES)
 def log_out() -> AnyResponse:
-    """Forget the login in this browser."""
+    """End the login: in this browser, and for whoever has copied its cookie."""
+    web_state().dashboard_sessions.close(current_dashboard_session())
     response = redirect(url_for("dashboard.login_page"), 303)
     response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="Strict")
     return response
@@ -147,7 +148,7 @@ def _login_form(error: str | None) -> Response:
     next_page = request.values.get("next", "")
     response = _page(
         "login.html",
-        csrf_token=sessions.csrf_token(attempt),
+        csrf_token=sessions.login_token(attempt),
         next_page=next_page if _NEXT_PAGE.fullmatch(next_page) else "",
         error=error,
     )

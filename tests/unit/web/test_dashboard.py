@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from crm_whatsapp.web.app_factory import WebSettings, create_app
-from crm_whatsapp.web.dashboard_session import DashboardSessions
+from crm_whatsapp.web.dashboard_session import DashboardSession, DashboardSessions
 from tests.unit.web.fakes import SERVICE_KEY, FakeServices
 
 API = "/api/whatsapp"
@@ -177,6 +177,69 @@ def test_sign_out(anonymous: FlaskClient) -> None:
 
     assert answer.status_code == 303
     assert anonymous.get("/dashboard").status_code == 302
+
+
+def test_a_copied_cookie_ends_with_its_login(
+    app: Flask, anonymous: FlaskClient, company: str
+) -> None:
+    log_in(anonymous)
+    cookie = anonymous.get_cookie("crm_whatsapp_session")
+    assert cookie is not None
+    thief, other = app.test_client(), app.test_client()
+    thief.set_cookie("crm_whatsapp_session", cookie.value)
+    log_in(other)
+    assert thief.get("/dashboard").status_code == 200
+
+    anonymous.post("/dashboard/logout", data={"csrf_token": page_token(anonymous)})
+
+    assert thief.get("/dashboard").status_code == 302
+    assert thief.get(f"{API}/status?company_id={company}").status_code == 401
+    assert other.get("/dashboard").status_code == 200
+
+
+def test_closed_logins_are_remembered_within_bounds() -> None:
+    sessions = DashboardSessions("a-secret-of-the-tests", max_age_seconds=60)
+    first = sessions.find(cookie := sessions.open("somebody"))
+    assert first is not None
+    for number in range(10_000):
+        sessions.close(DashboardSession(id=str(number), principal_id="somebody"))
+    sessions.close(first)
+    assert sessions.find(cookie) is None
+    assert len(sessions._closed) == 10_000
+
+
+def test_the_token_of_a_sign_in_form_is_good_for_nothing_else(anonymous: FlaskClient) -> None:
+    """The form binds its token to a cookie that its caller may choose."""
+    sessions = DashboardSessions("a-secret-of-the-tests", max_age_seconds=60)
+    log_in(anonymous)
+    cookie = anonymous.get_cookie("crm_whatsapp_session")
+    login = sessions.find(cookie.value if cookie else None)
+    assert login is not None
+    anonymous.set_cookie("crm_whatsapp_login", login.id, path="/dashboard/login")
+    token = form_token(anonymous.get("/dashboard/login"))
+
+    assert anonymous.post("/dashboard/logout", data={"csrf_token": token}).status_code == 403
+    assert not sessions.is_login_token(sessions.csrf_token(login.id), login.id)
+
+
+@pytest.mark.parametrize("attempt", ["é中", "x" * 3000, '"><script>'])
+def test_the_cookie_of_a_sign_in_form_may_hold_anything(
+    anonymous: FlaskClient, attempt: str
+) -> None:
+    anonymous.set_cookie("crm_whatsapp_login", attempt, path="/dashboard/login")
+    page = anonymous.get("/dashboard/login")
+    assert "<script>" not in page.text
+    form = {"csrf_token": form_token(page), "api_key": "wrong"}
+    assert anonymous.post("/dashboard/login", data=form).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//evil.example", "https://evil.example", "/\\evil.example", "/dashboard\r\nX: 1",
+     "/dashboard/companies/../../..//evil.example", "/dashboard\n", "javascript:alert(1)"],
+)  # fmt: skip
+def test_signing_in_leads_nowhere_else(anonymous: FlaskClient, target: str) -> None:
+    assert log_in(anonymous, next_page=target).headers["Location"] == "/dashboard"
 
 
 def test_pages_run_no_inline_script(anonymous: FlaskClient, company: str) -> None:
