@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from crm_whatsapp.alert_settings import AlertSettings
 from crm_whatsapp.domain.errors import ConfigurationError
 from crm_whatsapp.limit_settings import LimitSettings
+from crm_whatsapp.media_settings import MediaSettings
 from crm_whatsapp.setting_types import Milliseconds, Seconds
 
 
@@ -451,7 +452,7 @@ class MainSettings(BaseSettings):
         return value
 
 
-class Settings(LimitSettings, AlertSettings, MainSettings):
+class Settings(MediaSettings, LimitSettings, AlertSettings, MainSettings):
     """The environment, checked. Empty variables count as unset."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from crm_whatsapp.config import Settings, check_sessions_dir, load_settings
 from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
 from crm_whatsapp.log_output import configure_logging
+from crm_whatsapp.media_settings import media_address_guard
 from crm_whatsapp.service.api_key_seal import KeySeal
 from crm_whatsapp.sessions.directory_lock import DirectoryLock
 from crm_whatsapp.sessions.key_ring import KeyRing
@@ -76,6 +77,7 @@ def prepare_master(server: Any, settings: Settings) -> None:
         check_snapshot_settings(settings)
         check_webhook_settings(settings)
         check_user_settings(settings)
+        media_address_guard(settings)
         if settings.api_key_pepper is not None:
             KeySeal.parse(settings.api_key_pepper.get_secret_value())
         check_sessions_dir(settings.sessions_dir)

@@ -18,7 +18,12 @@ import structlog
 from flask import Flask
 
 from crm_whatsapp import __version__
-from crm_whatsapp.bootstrap import RunningService, limit_terms, stream_terms
+from crm_whatsapp.bootstrap import (
+    RunningService,
+    large_body_terms,
+    limit_terms,
+    stream_terms,
+)
 from crm_whatsapp.config import Settings
 from crm_whatsapp.gunicorn_master import service_key, settings_or_refusal
 from crm_whatsapp.log_output import configure_logging
@@ -68,6 +73,7 @@ def wsgi_app() -> Flask:
             sessions=parts.manager,
             backups=parts.backups,
             messaging=parts.messaging,
+            attachments=parts.attachments,
             readiness=parts.readiness,
             events=parts.events,
             reports=parts.reports,
@@ -89,11 +95,12 @@ def wsgi_app() -> Flask:
             cookie_secure=settings.dashboard_cookie_secure,
             metrics_token=token.get_secret_value() if token else None,
             streams=stream_terms(settings),
+            large_bodies=large_body_terms(settings),
             cors_origins=cors_origins(settings),
             cors_max_age_seconds=settings.cors_max_age_seconds,
-            embed_origins=embed_origins(settings),
             limits=limit_terms(settings),
             trusted_proxies=settings.trusted_proxies,
+            embed_origins=embed_origins(settings),
         ),
     )
     app.extensions[_EXTENSION] = service

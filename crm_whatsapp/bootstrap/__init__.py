@@ -4,6 +4,7 @@ from crm_whatsapp.bootstrap.access_wiring import create_key, list_keys, revoke_k
 from crm_whatsapp.bootstrap.alert_wiring import send_test_alert
 from crm_whatsapp.bootstrap.event_wiring import stream_terms
 from crm_whatsapp.bootstrap.limit_wiring import limit_terms
+from crm_whatsapp.bootstrap.media_wiring import large_body_terms
 from crm_whatsapp.bootstrap.operator_tasks import (
     MIGRATIONS,
     export_session,
@@ -27,6 +28,7 @@ __all__ = [
     "export_session",
     "import_baileys",
     "import_session",
+    "large_body_terms",
     "limit_terms",
     "list_keys",
     "migrate_database",

@@ -6,6 +6,7 @@ from crm_whatsapp.bootstrap import metrics_wiring
 from crm_whatsapp.bootstrap.access_wiring import AccessParts, build_access
 from crm_whatsapp.bootstrap.alert_wiring import AlertParts
 from crm_whatsapp.bootstrap.event_wiring import build_events
+from crm_whatsapp.bootstrap.media_wiring import build_attachments
 from crm_whatsapp.bootstrap.operator_tasks import MIGRATIONS
 from crm_whatsapp.bootstrap.page_wiring import page_jobs
 from crm_whatsapp.bootstrap.report_wiring import build_report
@@ -26,6 +27,7 @@ from crm_whatsapp.service.event_stream import EventStream
 from crm_whatsapp.service.inbox import Inbox
 from crm_whatsapp.service.keepalive import Keepalive
 from crm_whatsapp.service.lease_keeper import LeaseKeeper, LeaseTerms
+from crm_whatsapp.service.media_messaging import MediaMessaging
 from crm_whatsapp.service.messaging import Messaging, SendLimits
 from crm_whatsapp.service.metrics.service_metrics import ServiceMetrics
 from crm_whatsapp.service.notice_board import NoticeBoard
@@ -68,6 +70,7 @@ class Parts:
     restore: StartupRestore
     readiness: Readiness
     messaging: Messaging
+    attachments: MediaMessaging
     jobs: JobBoard
     snapshots: SnapshotParts
     retention: Retention
@@ -217,6 +220,7 @@ def build(settings: Settings) -> Parts:
         restore=restore,
         readiness=readiness,
         messaging=messaging,
+        attachments=build_attachments(settings, messaging=messaging, fleet=fleet),
         jobs=jobs,
         snapshots=snapshots,
         retention=build_retention(settings, client, manager, clock),

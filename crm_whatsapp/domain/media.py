@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from mmap import mmap
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from crm_whatsapp.domain.errors import CrmWhatsappError, EngineError, InvalidInput
 
@@ -120,8 +120,6 @@ class MediaLimits:
     in_flight: int
     in_flight_per_company: int
     upload_seconds: float
-
-    MOST: ClassVar[int] = 64 * 1024 * 1024
 
 
 class MediaFile(Protocol):

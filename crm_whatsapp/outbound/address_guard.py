@@ -21,6 +21,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 WEBHOOK_NETWORKS = "WEBHOOK_ALLOWED_NETWORKS"
+MEDIA_NETWORKS = "MEDIA_ALLOWED_NETWORKS"
 
 _MOST_URL_LENGTH = 2048
 _PLAIN = re.compile(r"[\x21-\x7e]+")

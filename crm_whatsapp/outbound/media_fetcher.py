@@ -15,7 +15,7 @@ import structlog
 from crm_whatsapp import __version__
 from crm_whatsapp.domain.errors import CrmWhatsappError, InvalidInput
 from crm_whatsapp.domain.media import MediaAddressRefused, MediaTooLarge, MediaUnreachable
-from crm_whatsapp.outbound.address_guard import AddressGuard, split_url
+from crm_whatsapp.outbound.address_guard import MEDIA_NETWORKS, AddressGuard, split_url
 from crm_whatsapp.outbound.guarded_network import (
     AddressRefused,
     GuardedBackend,
@@ -24,8 +24,6 @@ from crm_whatsapp.outbound.guarded_network import (
 )
 
 log = structlog.get_logger(__name__)
-
-MEDIA_NETWORKS = "MEDIA_ALLOWED_NETWORKS"
 
 _FIELD = "media.url"
 _DEFAULT_PORTS = {"http": 80, "https": 443}

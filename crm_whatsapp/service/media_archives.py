@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 from mmap import mmap
+from typing import IO, cast
 
 from crm_whatsapp.domain.media import Content, ContentType
 from crm_whatsapp.service import media_types as types
@@ -56,9 +57,8 @@ def judge_archive(content: Content) -> ContentType | None:
     if not _is_plain(content):
         return None
     try:
-        with zipfile.ZipFile(
-            content if isinstance(content, mmap) else io.BytesIO(content)
-        ) as zipped:
+        file = cast(IO[bytes], content) if isinstance(content, mmap) else io.BytesIO(content)
+        with zipfile.ZipFile(file) as zipped:
             entries = zipped.infolist()
             if not entries or min(entry.header_offset for entry in entries) != 0:
                 return None

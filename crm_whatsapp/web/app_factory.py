@@ -19,6 +19,7 @@ from crm_whatsapp.web.error_handlers import register_error_handlers
 from crm_whatsapp.web.events_api import events_api
 from crm_whatsapp.web.http_meter import measure
 from crm_whatsapp.web.keys_api import keys_api
+from crm_whatsapp.web.large_bodies import install_large_bodies
 from crm_whatsapp.web.limits import RequestLimits
 from crm_whatsapp.web.messages_api import messages_api
 from crm_whatsapp.web.metrics_api import metrics_api
@@ -130,6 +131,7 @@ def create_app(services_provider: Callable[[], WebServices | None], settings: We
             limits=RequestLimits(settings.limits),
         ),
     )
+    install_large_bodies(app, settings.large_bodies)
     register_error_handlers(app)
     app.after_request(_add_headers)
     for api in (

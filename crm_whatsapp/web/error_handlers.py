@@ -7,7 +7,7 @@ from flask import Flask, Response, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from crm_whatsapp.domain import errors as domain
-from crm_whatsapp.domain import snapshots, user_keys
+from crm_whatsapp.domain import media, snapshots, user_keys
 from crm_whatsapp.domain.api_keys import KeysUnknown
 from crm_whatsapp.domain.memberships import MembershipUnknown
 from crm_whatsapp.web import errors as web
@@ -28,6 +28,8 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     domain.StorageError: 503,
     domain.EngineError: 503,
     domain.SendRejected: 422,
+    media.MediaTooLarge: 413,
+    media.MediaUnreachable: 422,
     snapshots.KeyMissing: 422,
     snapshots.StoreUnfit: 422,
     snapshots.LeaseFenced: 409,
@@ -52,6 +54,7 @@ _RETRY_AFTER_SECONDS: dict[type[domain.CrmWhatsappError], int] = {
     MembershipUnknown: 5,
     domain.StorageError: 30,
     domain.EngineUnavailable: 2,
+    media.MediaNotUploaded: 5,
     user_keys.SigningKeysUnknown: 2,
     web.Starting: 1,
     web.NotReady: 5,

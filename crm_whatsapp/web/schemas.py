@@ -1,7 +1,7 @@
 """The bodies of the contract, as pydantic models. They check requests and document answers."""
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
@@ -16,7 +16,6 @@ from crm_whatsapp.domain.errors import InvalidInput
 from crm_whatsapp.domain.folders import FolderState
 from crm_whatsapp.web.field_types import (
     CompanyId,
-    MessageText,
     PhoneNumber,
     ProxyUrl,
     ShortText,
@@ -62,19 +61,6 @@ class ConnectRequest(CompanyRequest):
         if self.method is PairingMethod.PAIRING_CODE and self.phone_number is None:
             raise InvalidInput("phone_number is required for a pairing code.", field="phone_number")
         return self
-
-
-class SendRequest(CompanyRequest):
-    """A text message. 65,536 characters may take 12 bytes each, written as escapes."""
-
-    most_body_bytes: ClassVar[int] = 1024 * 1024
-
-    to: ShortText = Field(
-        description="E.164 number or jid.",
-        examples=["+5511987654321", "5511987654321@s.whatsapp.net"],
-    )
-    type: Literal["text"]
-    text: MessageText
 
 
 class CleanUpRequest(Request):

@@ -9,6 +9,7 @@ from crm_whatsapp.domain.api_keys import ApiKey, Scope
 from crm_whatsapp.domain.connection import Connection, PairingMethod
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.folders import FolderReport
+from crm_whatsapp.domain.media import MediaNote, MediaSource
 from crm_whatsapp.domain.notices import NoticeKind
 from crm_whatsapp.domain.reports import Report
 from crm_whatsapp.domain.snapshots import SnapshotMeta
@@ -163,6 +164,21 @@ class Messaging(Protocol):
         """
 
 
+class Attachments(Protocol):
+    """Sending of attachments. Waits for their content, its upload and the server's ack."""
+
+    def send_media(
+        self, company_id: str, *, to: str, note: MediaNote, source: MediaSource
+    ) -> SentMessage:
+        """Send an attachment.
+
+        Raises:
+            MediaTypeRefused, MediaTooLarge, MediaAddressRefused, MediaUnreachable.
+            MediaNotUploaded: nothing was sent.
+            And what Messaging.send_text raises.
+        """
+
+
 class Events(Protocol):
     """What happens, as it happens."""
 
@@ -290,6 +306,7 @@ class WebServices:
     sessions: Sessions
     backups: Backups
     messaging: Messaging
+    attachments: Attachments
     readiness: Readiness
     events: Events
     reports: Reports
@@ -314,6 +331,21 @@ class StreamTerms:
     retry_seconds: float = 1.0
 
 
+MOST_CONTENT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargeBodyTerms:
+    """What bodies with content in them may cost.
+
+    content_bytes: of the content itself, up to MOST_CONTENT_BYTES.
+    at_once: how many of them are worked on at the same time.
+    """
+
+    content_bytes: int = MOST_CONTENT_BYTES
+    at_once: int = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
     """Settings of the HTTP edge.
@@ -324,11 +356,12 @@ class WebSettings:
     cookie_secure: send the dashboard's cookie over https only.
     dashboard_session_seconds: how long a login lasts.
     metrics_token: opens /metrics as a bearer token; None leaves that to service keys.
+    large_bodies: what bodies with attachments in them may cost.
     cors_origins: origins whose pages may call the API, exactly as browsers write them.
     cors_max_age_seconds: how long browsers may remember that.
-    embed_origins: origins whose pages may hold the embed page in a frame; none turns it off.
     limits: how often callers may call.
     trusted_proxies: how many proxies in front add to X-Forwarded-For; with 0 it is not read.
+    embed_origins: origins whose pages may hold the embed page in a frame; none turns it off.
     """
 
     secret_key: str
@@ -339,8 +372,9 @@ class WebSettings:
     dashboard_session_seconds: int = 12 * 3600
     metrics_token: str | None = field(default=None, repr=False)
     streams: StreamTerms = StreamTerms()
+    large_bodies: LargeBodyTerms = LargeBodyTerms()
     cors_origins: frozenset[str] = frozenset()
     cors_max_age_seconds: float = 600.0
-    embed_origins: frozenset[str] = frozenset()
     limits: LimitTerms = NO_LIMITS
     trusted_proxies: int = 0
+    embed_origins: frozenset[str] = frozenset()

@@ -124,12 +124,12 @@ def _read_json_object(most_bytes: int) -> dict[str, Any]:
     return json_body.parse_object(_read_body(most_bytes))
 
 
-def _drain() -> None:
+def drain(most_bytes: int = _MOST_DRAINED_BYTES) -> None:
     """Read what is still being sent, up to a bound: who cannot finish does not read the answer.
 
     Closing a socket with unread bytes resets it, and the reset overtakes the 413 (RFC 9112, 9.6).
     """
-    left = min(request.content_length or 0, _MOST_DRAINED_BYTES)
+    left = min(request.content_length or 0, most_bytes)
     source = request.environ["wsgi.input"]
     while left > 0 and (chunk := source.read(min(left, 65_536))):
         left -= len(chunk)
@@ -140,7 +140,7 @@ def _read_body(most_bytes: int) -> bytes:
     try:
         raw = request.get_data(cache=False)
     except RequestEntityTooLarge as exc:
-        _drain()
+        drain()
         raise BodyTooLarge(max_bytes=most_bytes) from exc
     # A chunked body is cut off at the limit without a word (werkzeug LimitedStream.readall).
     if request.content_length is None and len(raw) >= most_bytes:

@@ -43,6 +43,7 @@ def parts_of(pod: Pod) -> Parts:
         "restore": pod.restore,
         "readiness": None,
         "messaging": None,
+        "attachments": None,
         "jobs": JobBoard(),
         "snapshots": SimpleNamespace(keeper=no_keeper(), opener=pod.opener, pages=StorePages()),
         "retention": SimpleNamespace(stop=lambda: None),

@@ -63,6 +63,7 @@ export class Admin {
       'POST /api/black-hole': (body) => this.#blackHole(body),
       'GET /api/network': () => edge.faults.network,
       'POST /api/network': (body) => this.#setNetwork(body),
+      'POST /api/uploads': (body) => this.#holdUploads(body),
       'POST /api/qr-lifetime': (body) => this.#qrLifetime(body),
       'POST /api/messages': (body) => this.#sendMessage(body),
       'GET /api/messages': (_, query) => edge.post.after(Number(query.get('after') ?? 0)),
@@ -182,6 +183,12 @@ export class Admin {
   #setNetwork(body) {
     this.edge.faults.setNetwork(body)
     return this.edge.faults.network
+  }
+
+  #holdUploads({ hold }) {
+    if (typeof hold !== 'boolean') throw new RequestError(400, '"hold" must be true or false')
+    this.edge.media.hold(hold)
+    return { hold }
   }
 
   #qrLifetime({ seconds }) {

@@ -38,6 +38,7 @@ export class MediaStore {
   constructor(directory, trace) {
     this.directory = directory
     this.trace = trace
+    this.held = null // answers of uploads that wait, while uploads are held back
     fs.mkdirSync(directory, { recursive: true })
   }
 
@@ -79,12 +80,26 @@ export class MediaStore {
       else chunks.push(chunk)
     })
     request.on('end', () => {
-      const { token, directPath } = this.put(Buffer.concat(chunks))
-      this.trace.add('upload', { token, bytes: size })
-      const body = JSON.stringify({ url: `${HOST}${directPath}`, direct_path: directPath, handle: token, object_id: token })
-      response.writeHead(200, { 'content-type': 'application/json', 'content-length': body.length })
-      response.end(body)
+      const finish = () => this.#take(Buffer.concat(chunks), response)
+      if (!this.held) return finish()
+      this.trace.add('upload-held', { bytes: size })
+      return this.held.push(finish)
     })
+  }
+
+  #take(blob, response) {
+    const { token, directPath } = this.put(blob)
+    this.trace.add('upload', { token, bytes: blob.length })
+    const body = JSON.stringify({ url: `${HOST}${directPath}`, direct_path: directPath, handle: token, object_id: token })
+    response.writeHead(200, { 'content-type': 'application/json', 'content-length': body.length })
+    response.end(body)
+  }
+
+  /** Answer no upload any more, or all that wait and all that come. */
+  hold(on) {
+    const waiting = this.held ?? []
+    this.held = on ? waiting : null
+    if (!on) for (const finish of waiting) finish()
   }
 
   /** What is known of an attachment that a client sent: decrypted from what it uploaded. */
@@ -113,6 +128,7 @@ export class MediaStore {
   }
 
   clear() {
+    this.hold(false)
     for (const entry of fs.readdirSync(this.directory)) fs.rmSync(path.join(this.directory, entry))
   }
 }

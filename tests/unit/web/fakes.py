@@ -17,6 +17,7 @@ from crm_whatsapp.domain.connection import (
 from crm_whatsapp.domain.engines import SentMessage
 from crm_whatsapp.domain.errors import NothingSaved, NothingToScan, PairingConflict
 from crm_whatsapp.domain.folders import Credentials, FolderReport, FolderState
+from crm_whatsapp.domain.media import MediaNote, MediaSource
 from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.reports import EngineSummary, Report, SnapshotCover
 from crm_whatsapp.domain.snapshots import SnapshotMeta
@@ -41,6 +42,7 @@ from crm_whatsapp.web.auth import (
 )
 from crm_whatsapp.web.services import (
     ActiveSession,
+    Attachments,
     Messaging,
     Readiness,
     ReadinessCheck,
@@ -313,6 +315,22 @@ class FakeMessaging(Messaging):
         )
 
 
+class FakeAttachments(Attachments):
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, MediaNote, MediaSource]] = []
+        self.failure: Exception | None = None
+
+    def send_media(
+        self, company_id: str, *, to: str, note: MediaNote, source: MediaSource
+    ) -> SentMessage:
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append((company_id, to, note, source))
+        return SentMessage(
+            whatsapp_id="3EB0C431C26A1916E07F", server_timestamp_seconds=1_767_225_600
+        )
+
+
 class FakeReadiness(Readiness):
     def __init__(self) -> None:
         self.current: ReadinessReport = FakeReport(
@@ -463,6 +481,7 @@ class FakeServices:
         self.sessions = FakeSessions(lambda notice: self.events.carry(notice))
         self.backups = FakeBackups()
         self.messaging = FakeMessaging()
+        self.attachments = FakeAttachments()
         self.readiness = FakeReadiness()
         self.metrics = FakeMetrics()
         self.reports = FakeReports()
@@ -489,6 +508,7 @@ class FakeServices:
             sessions=self.sessions,
             backups=self.backups,
             messaging=self.messaging,
+            attachments=self.attachments,
             readiness=self.readiness,
             events=self.events,
             metrics=self.metrics,

@@ -67,7 +67,8 @@ def test_document_says_what_a_request_needs(anonymous: FlaskClient) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["ConnectRequest"]["required"] == ["company_id", "method"]
     assert schemas["ConnectRequest"]["additionalProperties"] is False
-    assert schemas["SendRequest"]["properties"]["text"]["maxLength"] == 65_536
+    assert schemas["SendRequest"]["required"] == ["company_id", "to"]
+    assert schemas["SendRequest"]["properties"]["text"]["anyOf"][0]["maxLength"] == 65_536
     assert set(schemas["StatusBody"]["required"]) >= {"status", "reason", "user_action"}
 
 

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from crm_whatsapp.web.large_bodies import MOST_BODY_BYTES
 from tests.unit.web.fakes import FakeServices
 
 API = "/api/whatsapp"
@@ -135,7 +136,7 @@ def test_unknown_body_field_is_named(
 
 def test_all_bad_fields_are_named_at_once(client: FlaskClient, services: FakeServices) -> None:
     answer = client.post(
-        f"{API}/messages/send", json={"company_id": "x", "to": 5, "type": "image", "text": ""}
+        f"{API}/messages/send", json={"company_id": "x", "to": 5, "type": "sticker", "text": ""}
     )
 
     assert_refused(answer, "company_id", services)
@@ -191,13 +192,13 @@ def test_json_with_a_charset_is_taken(client: FlaskClient) -> None:
 
 
 def test_large_body_is_413(client: FlaskClient) -> None:
-    body = {"company_id": COMPANY, "to": "5511987654321", "type": "text", "text": "x" * 1_100_000}
+    body = {"company_id": COMPANY, "to": "5511987654321", "type": "text", "text": "x" * 23_500_000}
 
     answer = client.post(f"{API}/messages/send", json=body)
 
     assert answer.status_code == 413
     assert answer.get_json()["error"]["code"] == "body-too-large"
-    assert answer.get_json()["error"]["max_bytes"] == 1024 * 1024
+    assert answer.get_json()["error"]["max_bytes"] == MOST_BODY_BYTES
 
 
 def test_large_chunked_body_is_413_even_if_its_start_is_valid(
@@ -277,7 +278,9 @@ def test_good_proxies(client: FlaskClient, proxy: str) -> None:
         ({"text": "a\x00b"}, "text"),
         ({"text": 5}, "text"),
         ({"text": None}, "text"),
-        ({"type": "image"}, "type"),
+        ({"type": "image"}, "media"),
+        ({"type": "sticker"}, "type"),
+        ({"type": None}, "type"),
         ({"to": ""}, "to"),
         ({"to": "5511\n987"}, "to"),
         ({"to": ["5511987654321"]}, "to"),
