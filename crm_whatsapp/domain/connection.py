@@ -101,6 +101,10 @@ class PairingMethod(StrEnum):
     PAIRING_CODE = "pairing_code"
 
 
+MOST_VERSION = 2**62
+"""No version that this product has counted to is above it: they are microseconds since 1970."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """One company's connection; stored columns first, then what only this process knows."""

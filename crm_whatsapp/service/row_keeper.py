@@ -6,7 +6,15 @@ Everything is done in the company's mailbox, and judged by the connection as it 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from crm_whatsapp.domain.connection import ClientPhase, Connection, DesiredState, Reason
+import structlog
+
+from crm_whatsapp.domain.connection import (
+    MOST_VERSION,
+    ClientPhase,
+    Connection,
+    DesiredState,
+    Reason,
+)
 from crm_whatsapp.domain.events import DesiredStateChanged, Event
 from crm_whatsapp.domain.ports import Clock, StateJournal
 from crm_whatsapp.domain.transitions import (
@@ -19,6 +27,8 @@ from crm_whatsapp.service.company_runtime import CompanyRuntime
 from crm_whatsapp.service.notice_board import NoticeBoard
 from crm_whatsapp.service.recorder import Recorder
 from crm_whatsapp.service.status_notices import adoption_notice, status_data
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +82,21 @@ class RowKeeper:
         """Record the connection as it is once more, above the version of the row.
 
         Nothing is recorded for a company that has nothing on record, or that runs elsewhere: its
-        row is somebody else's to write.
+        row is somebody else's to write. Nor above a version that nobody here has counted to: there
+        may be no number above it, and none would be left for what comes.
 
         Args:
             sets_desired_state: the row's desired_state is known to be older than the wish here.
         """
+
+        if row_version > MOST_VERSION:
+            log.error(
+                "a row has a version that was not counted here, so nothing can replace it: set "
+                "version to 0 in whatsapp_connections",
+                company_id=company_id,
+                version=row_version,
+            )
+            return
 
         def work(runtime: CompanyRuntime) -> None:
             before = runtime.connection

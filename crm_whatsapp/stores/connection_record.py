@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from crm_whatsapp.domain.company import parse_company_id
 from crm_whatsapp.domain.connection import (
+    MOST_VERSION,
     Connection,
     DesiredState,
     Intent,
@@ -50,7 +51,6 @@ JOURNAL_FIELDS = (*ROW_FIELDS, "intent", "engine_crashes", "second_chance_used",
 """What a restart needs to know, database or not."""
 
 _INT32_MAX = 2**31 - 1
-_INT64_MAX = 2**63 - 1
 
 _REASON_WHEN_UNKNOWN = {
     Status.DISCONNECTED: Reason.CONNECT_FAILURE,
@@ -140,7 +140,7 @@ def read_record(record: Mapping[str, Any]) -> ReadRecord:
         qr_expires_at=reader.time("qr_expires_at"),
         status_deadline_at=reader.time("status_deadline_at"),
         restore_attempts=reader.count("restore_attempts", _INT32_MAX),
-        version=reader.count("version", _INT64_MAX),
+        version=reader.count("version", MOST_VERSION),
         intent=reader.word("intent", Intent) or blank.intent,
         engine_crashes=reader.count("engine_crashes", _INT32_MAX),
         second_chance_used=reader.flag("second_chance_used"),

@@ -8,7 +8,14 @@ from datetime import timedelta
 import pytest
 
 from crm_whatsapp.domain import events
-from crm_whatsapp.domain.connection import ClientPhase, Connection, DesiredState, Reason, Status
+from crm_whatsapp.domain.connection import (
+    MOST_VERSION,
+    ClientPhase,
+    Connection,
+    DesiredState,
+    Reason,
+    Status,
+)
 from crm_whatsapp.domain.errors import StorageError, StoreUnavailable
 from crm_whatsapp.service.reconciliation import Mismatch
 from tests.unit.service.fakes import DEADLINE_SECONDS
@@ -291,6 +298,25 @@ def test_the_last_comparison_can_be_asked_for(live: Pod) -> None:
     last = live.reconciliation.last
     assert last is not None
     assert (last.checked, last.updated) == (1, 1)
+
+
+@pytest.mark.parametrize("version", [2**62 + 1, 2**63 - 1])
+def test_a_version_that_leaves_no_number_above_it_stops_nobody(live: Pod, version: int) -> None:
+    """Whoever can write rows could otherwise keep every later change out of journal and table."""
+    edit_row(live, version=version)
+    for _ in range(3):
+        sync(live)
+    live.manager.disconnect(COMPANY)
+    assert live.settle().version <= MOST_VERSION
+    assert live.settle().status is Status.DISCONNECTED
+    live.flush()
+    assert live.settle().version <= MOST_VERSION
+    edit_row(live, version=0)  # as the log says
+    sync(live)
+    row = live.row()
+    assert row is not None
+    assert row.status is Status.DISCONNECTED
+    assert row.version == live.settle().version
 
 
 # --- claims that nothing is behind -----------------------------------------------------------

@@ -96,3 +96,10 @@ def test_any_record_of_a_company_reads_as_a_usable_connection(record: dict[str, 
     again = read_record(write_record(read.connection, JOURNAL_FIELDS))
     assert again.connection == read.connection
     assert again.problems == ()
+
+
+@pytest.mark.parametrize("version", [2**62 + 1, 2**63 - 1, 10**400, -1, True, "7"])
+def test_a_version_that_was_not_counted_here_is_none(version: object) -> None:
+    read = read_record({"company_id": COMPANY, "version": version})
+    assert read.connection.version == 0
+    assert "version has the unknown value" in read.problems[0]
