@@ -101,7 +101,7 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if self.ends_with_parent else None,
+                preexec_fn=end_with_parent if self.ends_with_parent else None,
             )
 
     def start(self, timeout_seconds: float = 30.0) -> ServiceProcess:
@@ -261,7 +261,7 @@ def is_engine(pid: int) -> bool:
         return False
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the kernel send SIGTERM when the spawning thread ends. Source: prctl(2)."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

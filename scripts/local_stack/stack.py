@@ -210,14 +210,15 @@ class LocalSupabase:
         self._gateway.wait_ready(self._children["gateway"])
 
     def _end_all(self) -> bool:
-        if self._guard is not None:
-            self._guard.kill()
-            self._guard.communicate()
-            self._guard = None
+        """End every component, and the guard after them: it is there should this be cut short."""
         ended = [
             end(component, self._children.pop(component.name, None))
             for component in self._components()
         ]
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
         return any(ended)
 
     def _start_guard(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from crm_whatsapp.web.app_factory import WebSettings, create_app
+from service_process import end_with_parent
 from tests.unit.web.fakes import FakeServices
 
 SANDBOX_PHONE_URL = "http://127.0.0.1:9"  # shown as a link, never called
@@ -68,9 +69,10 @@ def chromium_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium's own sandbox refuses to run as root
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(executable_path=driver_path)
+    service = webdriver.ChromeService(
+        executable_path=driver_path, popen_kw={"preexec_fn": end_with_parent}
     )
+    driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(30)
     try:
         yield driver
