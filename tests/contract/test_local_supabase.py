@@ -368,6 +368,7 @@ class TestGateway:
 
         assert httpx.post(stack.url + path, headers=sent).status_code == status
 
+    @pytest.mark.alone
     def test_carries_hundreds_of_requests_a_second_lightly(self, stack: LocalSupabase) -> None:
         process_id = stack.running()["gateway"]
         assert process_id is not None

@@ -53,18 +53,3 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     world = getattr(item, "funcargs", {}).get("deployment")
     if report.failed and isinstance(world, Deployment):
         report.sections.append(("service log", world.log_tail()))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List what the tests have measured."""
-    lines = [
-        f"{report.nodeid.partition('::')[2]}\t{name}\t{value}"
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        if report.when == "call"
-        for name, value in report.user_properties
-    ]
-    if lines:
-        terminalreporter.section("measured")
-        for line in lines:
-            terminalreporter.write_line(line)

@@ -320,6 +320,7 @@ def assert_messages_arrived_once(deployment: Deployment, storm: Storm) -> None:
     assert max(received.values()) == 1
 
 
+@pytest.mark.alone
 def test_probes_and_sends_during_starts_and_stops_end_no_engine(
     deployment: Deployment, record_property: Any
 ) -> None:

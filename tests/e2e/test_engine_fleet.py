@@ -280,6 +280,7 @@ def storm(r: Rig, accounts: list[Account], seconds: float) -> dict[str, float]:
     return {"cycles": cycles, "answered": answered, "steady": len(steady)}
 
 
+@pytest.mark.alone
 def test_calls_during_starts_and_stops_end_no_engine(rig: MakeRig, record_property: Any) -> None:
     r = rig(**ONE_ENGINE)
     accounts = r.link(30)
@@ -470,6 +471,7 @@ def test_stopping_a_frozen_link_holds_nobody_up(
     assert not deaths(r)
 
 
+@pytest.mark.alone
 def test_shutdown_with_a_frozen_link_and_a_dial_ends_in_time(
     rig: MakeRig, edge: Edge, record_property: Any
 ) -> None:

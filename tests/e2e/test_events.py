@@ -62,6 +62,7 @@ def connected_companies(deployment: Deployment, count: int, **settings: str) -> 
     return companies
 
 
+@pytest.mark.alone
 def test_fifty_clients_lose_and_double_nothing_over_reconnects(
     deployment: Deployment, record_property: Record
 ) -> None:

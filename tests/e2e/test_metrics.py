@@ -231,6 +231,7 @@ def test_companies_are_named_where_the_operator_wants_it(deployment: Deployment)
     assert all(seconds > 0 for seconds in uptimes.values())
 
 
+@pytest.mark.alone
 def test_a_scrape_waits_for_neither_the_database_nor_the_engines(
     deployment: Deployment, stack: LocalSupabase, record_property: Any
 ) -> None:

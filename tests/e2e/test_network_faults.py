@@ -56,6 +56,7 @@ def timed_restart(deployment: Deployment, company_id: str, jid: str) -> float:
 
 
 @pytest.mark.parametrize("hole", ["login", "dial"])
+@pytest.mark.alone
 def test_a_black_holed_session_delays_nobody(
     deployment: Deployment, silent_proxy: str, record_property: Any, hole: str
 ) -> None:
@@ -233,6 +234,7 @@ def test_an_outage_longer_than_the_patience_rebuilds_with_backoff(deployment: De
     assert not deployment.engine_deaths()
 
 
+@pytest.mark.alone
 def test_two_seconds_of_latency_only_cost_time(
     deployment: Deployment, record_property: Any
 ) -> None:
@@ -299,6 +301,7 @@ def test_a_reconnect_that_failed_in_silence_is_found_by_the_keepalive(
     assert deployment.phones.counters(jid)["max_simultaneous"] == 1
 
 
+@pytest.mark.alone
 def test_a_frozen_link_does_not_hold_up_sends_of_others(
     deployment: Deployment, record_property: Any
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_thousand_events_reach_a_target_that_fails_in_every_way(
     record_property("requests_to_the_troubled", attempts)
 
 
+@pytest.mark.alone
 def test_dead_and_slow_targets_slow_no_other(
     deployment: Deployment, receiver: WebhookReceiver, record_property: Any
 ) -> None:

@@ -58,7 +58,15 @@ def test_one_wrong_character_is_noticed(place: int, character: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "crmwa", "crmwa__", "x" * 5000, "crmwa_" + "é" * 62, new_key_text()[1] + "\n"]
+    "text",
+    [
+        "",
+        "crmwa",
+        "crmwa__",
+        "x" * 5000,
+        "crmwa_" + "é" * 62,
+        pytest.param(new_key_text()[1] + "\n", id="newline-appended"),  # the same name each time
+    ],
 )
 def test_what_is_no_key(text: str) -> None:
     assert find_key_id(text) is None

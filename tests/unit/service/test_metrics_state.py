@@ -379,6 +379,7 @@ def test_calls_to_the_database_are_told_by_outcome(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0"])
+@pytest.mark.alone
 def test_a_scrape_with_300_sessions_takes_less_than_20_ms_of_the_processor(
     parts: Parts, record_property: Callable[[str, object], None], accept: str
 ) -> None:
