@@ -36,13 +36,16 @@ from crm_whatsapp.service.status_notices import status_data
 
 log = structlog.get_logger(__name__)
 
+_SHARE = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLimits:
     """What the stream may take up.
 
     streams: open at the same time; 0 turns them off.
-    streams_per_principal: of one limited audience.
+    streams_per_principal: of one limited audience. A company may have many keys: of the last fifth
+        of the streams it gets none while it has as many as that.
     buffer_events, buffer_bytes: kept for clients that come back; the smaller one counts.
     client_events: may wait for one client beside what it missed.
     """
@@ -224,6 +227,21 @@ class EventStream:
             raise TooManyStreams(
                 "This key has as many event streams open as one key may have.",
                 limit=self._limits.streams_per_principal,
+            )
+        kept_free = self._limits.streams // _SHARE
+        if self._limits.streams - len(self._subscriptions) > kept_free:
+            return
+        crowd = Counter(
+            company_id
+            for item in self._subscriptions
+            if item.audience.is_limited
+            for company_id in item.audience.companies or ()
+        )
+        if kept_free and any(crowd[item] >= kept_free for item in audience.companies or ()):
+            self.figures.refused += 1
+            raise TooManyStreams(
+                "Few event streams are left, and those are for companies that have fewer open.",
+                limit=kept_free,
             )
 
     def _position(self) -> str:

@@ -28,6 +28,7 @@ __all__ = ["RuntimeParts", "SessionRuntimes"]
 log = structlog.get_logger(__name__)
 
 _ANSWER_SECONDS = 5.0
+_MOST_FORGOTTEN = 10_000
 
 
 class SessionRuntimes:
@@ -245,7 +246,10 @@ class SessionRuntimes:
     def _retire(self, runtime: CompanyRuntime) -> None:
         """Forget a company: what is still in its mailbox is meant for its next life."""
         with self._lock:
+            self._forgotten.pop(runtime.company_id, None)
             self._forgotten[runtime.company_id] = runtime.connection
+            if len(self._forgotten) > _MOST_FORGOTTEN:  # deleting is free, and so are ids
+                self._forgotten.pop(next(iter(self._forgotten)))
             self._runtimes.pop(runtime.company_id, None)
             runtime.retired = True
 

@@ -368,6 +368,26 @@ def test_places_are_limited_and_given_back(stream: EventStream) -> None:
     assert stream.open_streams == 1
 
 
+def test_a_company_with_many_keys_leaves_some_streams_to_others() -> None:
+    stream = EventStream(replace(LIMITS, streams=20), CLOCK)
+    own = [stream.subscribe(replace(ONE, principal_id=f"key {number}")) for number in range(16)]
+    with pytest.raises(TooManyStreams, match="companies that have fewer") as refusal:
+        stream.subscribe(replace(ONE, principal_id="key 17"))
+    assert refusal.value.details == {"limit": 4}
+    both = replace(ONE, principal_id="both", companies=frozenset({COMPANY, OTHER}))
+    with pytest.raises(TooManyStreams):
+        stream.subscribe(both)
+
+    other = Audience(
+        principal_id="other", companies=frozenset({OTHER}), codes_of=frozenset(), is_limited=True
+    )
+    stream.subscribe(other)
+    stream.subscribe(EVERYBODY)  # the operator's own is not counted
+    for subscription in own[:3]:
+        subscription.close()
+    stream.subscribe(ONE)  # there is room again
+
+
 def test_none_are_opened_when_they_are_off() -> None:
     with pytest.raises(TooManyStreams):
         EventStream(replace(LIMITS, streams=0), CLOCK).subscribe(EVERYBODY)

@@ -1,6 +1,7 @@
 """Requests, events and deletions that overlap: one life of a company never disturbs the next."""
 
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,13 @@ from crm_whatsapp.domain.connection import (
     Reason,
     Status,
 )
-from crm_whatsapp.domain.errors import NothingSaved, PairingConflict, ServiceStopping, StorageError
+from crm_whatsapp.domain.errors import (
+    NothingSaved,
+    NothingToScan,
+    PairingConflict,
+    ServiceStopping,
+    StorageError,
+)
 from crm_whatsapp.domain.folders import FolderState
 from crm_whatsapp.domain.notices import Notice
 from crm_whatsapp.domain.transitions import FORGOTTEN
@@ -293,6 +300,33 @@ def test_what_still_comes_for_a_forgotten_company_makes_it_not_known_again(pod: 
     pod.flush()
     assert pod.row() is None
     assert [item.event for item in pod.journal.written].count(FORGOTTEN) == 1
+
+
+def test_asking_for_companies_that_nobody_has_leaves_nothing_behind(pod: Pod) -> None:
+    pod.connect_saved()
+    before = len(pod.journal.written)
+    for _ in range(200):
+        company_id = str(uuid.uuid4())
+        assert pod.manager.status(company_id).status is Status.DISCONNECTED
+        with pytest.raises(NothingSaved):
+            pod.manager.restore(company_id)
+        with pytest.raises(NothingToScan):
+            pod.manager.qr(company_id)
+        pod.manager.logout(company_id)
+    assert [item.company_id for item in pod.manager.connections()] == [COMPANY]
+    assert len(pod.journal.written) == before
+
+
+def test_what_is_known_of_deleted_companies_is_bounded(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crm_whatsapp.service.session_runtimes._MOST_FORGOTTEN", 3)
+    for _ in range(5):
+        pod.manager.delete(str(uuid.uuid4()))
+    pod.connect_saved()
+    pod.delete()
+    assert len(pod.manager._forgotten) == 3
+    assert COMPANY in pod.manager._forgotten
 
 
 def test_a_disk_that_refuses_the_removal_keeps_the_company_known(pod: Pod) -> None:
