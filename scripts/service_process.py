@@ -65,6 +65,7 @@ class ServiceProcess:
     environment: SESSIONS_DIR, SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY at least.
     log_path: where its output goes, appended.
     ends_with_parent: SIGTERM it when the thread that spawned it ends, whatever ends that.
+    readied: notified, with a higher ready_count, whenever wait_ready has seen it up.
     """
 
     environment: dict[str, str]
@@ -73,6 +74,8 @@ class ServiceProcess:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     ends_with_parent: bool = False
+    readied: threading.Condition = field(default_factory=threading.Condition)
+    ready_count: int = 0
 
     @property
     def url(self) -> str:
@@ -125,6 +128,9 @@ class ServiceProcess:
 
         if not wait_for(up, timeout_seconds):
             raise ServiceDidNotStart(f"no answer in {timeout_seconds} s:\n{self.log_tail()}")
+        with self.readied:
+            self.ready_count += 1
+            self.readied.notify_all()
 
     def request(
         self,
