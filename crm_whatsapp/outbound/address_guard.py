@@ -30,6 +30,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NEVER: tuple[Network, ...] = (
     ipaddress.IPv4Network("192.0.0.0/24"),  # IETF protocol assignments
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's own machines, behind a public address
     ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays, withdrawn
     ipaddress.IPv6Network("2001::/23"),  # IETF protocol assignments, Teredo among them
     ipaddress.IPv6Network("2002::/16"),  # 6to4: carries any IPv4 address

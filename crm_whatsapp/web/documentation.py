@@ -14,6 +14,7 @@ _ASSETS = {
     "swagger-ui.css": ("css/swagger-ui.css", "text/css"),
     "swagger-ui-bundle.js": ("js/swagger-ui-bundle.js", "text/javascript"),
 }
+_EXTENSION = "crm_whatsapp.openapi"
 # Swagger UI sets style attributes, draws with data: images and shows base64 fonts.
 DOCS_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -29,8 +30,14 @@ documentation = Blueprint(
 @documentation.get("/openapi.json")
 @public
 def get_openapi() -> Response:
-    """Return the document, made from the models that check the requests."""
-    return jsonify(openapi_document())
+    """Return the document, made from the models that check the requests.
+
+    Anybody may ask for it, and writing it out takes longer than all else: it is done once.
+    """
+    kept = current_app.extensions.get(_EXTENSION)
+    if kept is None:
+        kept = current_app.extensions[_EXTENSION] = jsonify(openapi_document()).get_data()
+    return Response(kept, mimetype="application/json")
 
 
 @documentation.get("/docs")

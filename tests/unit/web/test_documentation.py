@@ -2,8 +2,11 @@
 
 import re
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+
+from crm_whatsapp.web import documentation
 
 API = "/api/whatsapp"
 EXPECTED = {
@@ -105,3 +108,15 @@ def test_two_apps_do_not_mix(app: Flask, anonymous: FlaskClient) -> None:
     first = anonymous.get(f"{API}/openapi.json").get_json()
 
     assert anonymous.get(f"{API}/openapi.json").get_json() == first
+
+
+def test_the_document_is_written_out_once(
+    anonymous: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = anonymous.get(f"{API}/openapi.json")
+    monkeypatch.setattr(
+        documentation, "openapi_document", lambda: pytest.fail("it was written out again")
+    )
+    again = anonymous.get(f"{API}/openapi.json")
+    assert again.data == first.data
+    assert again.mimetype == "application/json"
