@@ -3,8 +3,8 @@
     make access-matrix                     # print the table
     make access-matrix ARGS="--write"      # and put it into docs/access-matrix.md
 
-Each cell was a request to a running service with keys made for it. A request that names a company
-names "the company"; the columns say whose key asks.
+Each cell was a request to a running service with keys and users made for it. A request that names a
+company names "the company"; the columns say whose key or user asks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import jwt
 from flask import Flask
 from pydantic import BaseModel
 from werkzeug.routing import Rule
@@ -97,13 +98,34 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """What a caller has. cookie: of a login with the same key, for pages."""
+    """What a caller has.
+
+    cookie: of a login with the same key, for pages. door: where they ask, if not at the usual one.
+    """
 
     headers: Mapping[str, str]
     cookie: str = ""
     key: str = ""
     is_other: bool = False
     is_company: bool = False
+    door: Door | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Users:
+    """How users of the CRM are made.
+
+    Attributes:
+        secret: signs the tokens that say the company and the role themselves.
+        member_door: the service where the CRM's table says both.
+        member_secret: signs the tokens for there.
+        belong: writes into that table: user, company, role.
+    """
+
+    secret: str
+    member_door: Door
+    member_secret: str
+    belong: Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +216,7 @@ class Town:
 
     door: Door
     service_key: str
+    users: Users | None = None
     company_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     other_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     credentials: dict[str, Credential] = field(default_factory=dict)
@@ -227,6 +250,55 @@ class Town:
             "own": self.credential(company_id=self.company_id),
             "other": self.credential(is_other=True, company_id=self.other_id),
         }
+        if self.users is not None:
+            self.credentials |= self.settle_users(self.users)
+
+    def settle_users(self, users: Users) -> dict[str, Credential]:
+        """Make users of each kind: of the company, of another one, and of both."""
+        ended = time.time() - 3600
+        claimed = {
+            "user": self.user(users.secret, self.company_id, "admin"),
+            "user-viewer": self.user(users.secret, self.company_id, "viewer"),
+            "user-other": self.user(users.secret, self.other_id, "admin", is_other=True),
+            "user-expired": self.user(users.secret, self.company_id, "admin", exp=ended),
+        }
+        both, other = str(uuid.uuid4()), str(uuid.uuid4())
+        users.belong(both, self.company_id, "admin")
+        users.belong(both, self.other_id, "viewer")
+        users.belong(other, self.other_id, "admin")
+        door = users.member_door
+        return claimed | {
+            "member": self.user(users.member_secret, door=door, sub=both),
+            "member-other": self.user(users.member_secret, door=door, sub=other, is_other=True),
+        }
+
+    @staticmethod
+    def user(
+        secret: str,
+        company_id: str | None = None,
+        role: str | None = None,
+        *,
+        door: Door | None = None,
+        is_other: bool = False,
+        **claims: Any,
+    ) -> Credential:
+        """Sign a user in, as Supabase does."""
+        now = time.time()
+        usual = {
+            "role": "authenticated",
+            "aud": "authenticated",
+            "sub": str(uuid.uuid4()),
+            "iat": int(now) - 7200,
+            "exp": int(now) + 3600,
+            "app_metadata": {"company_id": company_id, "whatsapp_role": role},
+        }
+        token = jwt.encode({**usual, **claims}, secret, "HS256")
+        return Credential(
+            headers={"Authorization": f"Bearer {token}"},
+            is_other=is_other,
+            is_company=True,
+            door=door,
+        )
 
     def await_refusal(self, credential: Credential) -> None:
         """Wait until a key opens nothing any more."""
@@ -280,10 +352,11 @@ class Town:
     def outcome(self, route: Route, name: str) -> str:
         """Try a route with a credential."""
         credential = self.credentials[self._column(route, name)]
+        door = credential.door or self.door
         if route.endpoint == "dashboard.log_in":
-            reply = sign_in(self.door, credential.key)
+            reply = sign_in(door, credential.key)
         else:
-            reply = self.door.ask(*self.request(route, credential))
+            reply = door.ask(*self.request(route, credential))
         outcome = _named(reply)
         if outcome == "yes" and route.method == "DELETE":
             self.things.clear()
@@ -311,7 +384,7 @@ class Town:
                 wanted["company_id"] = company_id
             body = json.dumps(wanted).encode()
         headers = dict(credential.headers) | (JSON if body is not None else {})
-        if route.access.is_page:
+        if route.access.is_page and "Authorization" not in credential.headers:
             headers = {"Cookie": credential.cookie} if credential.cookie else {}
             if route.method != "GET":
                 headers["X-CSRF-Token"] = self._csrf_token(headers)
@@ -329,6 +402,7 @@ class Town:
 
 
 JSON = {"Content-Type": "application/json"}
+TABLE_DECIDES = {"USER_COMPANY_SOURCE": "membership"}
 COLUMNS = (
     "none",
     "wrong",
@@ -340,6 +414,11 @@ COLUMNS = (
     "own",
     "own less",
     "other",
+    "user",
+    "user-viewer",
+    "user-other",
+    "user-expired",
+    "member",
 )
 TITLES = (
     "route",
@@ -355,6 +434,11 @@ TITLES = (
     "the company's key",
     "without the scope",
     "another company's key",
+    "the company's user",
+    "who may read",
+    "another company's user",
+    "expired",
+    "a user of both",
 )
 
 
@@ -447,6 +531,7 @@ class HttpDoor:
 def main() -> int:
     """Start everything, try everything, print the table."""
     from local_supabase import LocalSupabase
+    from membership_table import MembershipTable
     from sandbox import Sandbox
     from service_process import UNLIMITED, ServiceProcess
 
@@ -457,30 +542,48 @@ def main() -> int:
         folder = Path(name)
         with LocalSupabase.start(folder / "db") as stack, Sandbox.start(folder / "sb") as sandbox:
             environment = {
-                "SESSIONS_DIR": str(folder / "sessions"),
                 "SUPABASE_URL": stack.url,
                 "SUPABASE_SERVICE_ROLE_KEY": stack.service_key,
+                "SUPABASE_JWT_SECRET": stack.jwt_secret,
+                "API_KEY_PEPPER": "one pepper for both services of the matrix",
                 "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
                 "SEND_CONNECT_WAIT_SECONDS": "0.1",
                 "EMBED_ORIGINS": "https://crm.example.com",
                 **UNLIMITED,
                 **sandbox.env,
             }
-            service = ServiceProcess(environment, folder / "service.log", ends_with_parent=True)
-            try:
-                service.start()
-                table = markdown(walk_town(HttpDoor(service.port), service.api_key))
-            finally:
-                service.kill()
+            service, second = (
+                ServiceProcess(
+                    {**environment, **more, "SESSIONS_DIR": str(folder / name)},
+                    folder / f"{name}.log",
+                    ends_with_parent=True,
+                )
+                for name, more in (("first", {}), ("second", TABLE_DECIDES))
+            )
+            with MembershipTable(stack.db_url) as crm:
+                users = Users(
+                    secret=stack.jwt_secret,
+                    member_door=HttpDoor(second.port),
+                    member_secret=stack.jwt_secret,
+                    belong=crm.add,
+                )
+                try:
+                    service.start()
+                    second.start()
+                    rows = walk_town(HttpDoor(service.port), service.api_key, users)
+                finally:
+                    service.kill()
+                    second.kill()
+            table = markdown(rows)
     sys.stdout.write(table)
     if arguments.write:
         write_document(table)
     return 0
 
 
-def walk_town(door: Door, service_key: str) -> list[tuple[str, ...]]:
+def walk_town(door: Door, service_key: str, users: Users) -> list[tuple[str, ...]]:
     """Return the rows of a service."""
-    town = Town(door=door, service_key=service_key)
+    town = Town(door=door, service_key=service_key, users=users)
     town.settle()
     return walk(town, url_map())
 

@@ -23,11 +23,11 @@ class FakeMembershipStore(MembershipStore):
         self.before: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
 
-    def add(self, user_id: str, company_id: str, role: str = "") -> None:
-        self.rows.add((user_id, company_id, role))
+    def add(self, user_id: str, company_id: str, role: str | None = None) -> None:
+        self.rows.add((user_id, company_id, role or ""))
 
-    def remove(self, user_id: str) -> None:
-        self.rows = {row for row in self.rows if row[0] != user_id}
+    def remove(self, user_id: str, company_id: str) -> None:
+        self.rows = {row for row in self.rows if row[:2] != (user_id, company_id)}
 
     def read(self, user_id: str | None) -> MembershipAnswer:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,66 +16,22 @@ from crm_whatsapp.domain.memberships import MembershipSource, MembershipStore, r
 from crm_whatsapp.stores.membership_store import SupabaseMembershipStore
 from crm_whatsapp.stores.supabase_client import close_client, make_client
 from local_supabase import LocalSupabase
+from membership_table import FUNCTION, MembershipTable
 from tests.contract.conftest import Rest
 from tests.contract.membership_fakes import FakeMembershipStore
 from tests.contract.test_sql_functions import record, transition
 
 pytestmark = pytest.mark.contract
 
+GUIDE = Path(__file__).parents[2] / "docs" / "integration.md"
 Database = psycopg.Connection[dict[str, Any]]
-
-TABLE = """
-create schema crm;
-create table crm.members (user_id uuid, company_id uuid, role text);
-"""
-FUNCTION = """
-create or replace function public.whatsapp_companies_of_user_v1(p_user_id uuid)
-returns table (company_id uuid, role text)
-language sql stable security definer
-set search_path = ''
-as $function$
-    select m.company_id, m.role from crm.members as m where m.user_id = p_user_id
-$function$;
-"""
-SHIPPED = """
-create or replace function public.whatsapp_companies_of_user_v1(p_user_id uuid)
-returns table (company_id uuid, role text)
-language sql stable security definer
-set search_path = ''
-as $function$
-    select null::uuid, null::text where false
-$function$;
-revoke all on function public.whatsapp_companies_of_user_v1(uuid)
-    from public, anon, authenticated, service_role;
-grant execute on function public.whatsapp_companies_of_user_v1(uuid) to service_role;
-"""
-
-
-class Crm:
-    """The CRM's own table behind the function."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def add(self, user_id: str, company_id: str | None, role: str | None = "") -> None:
-        self._database.execute(
-            "insert into crm.members values (%s, %s, %s)", (user_id, company_id, role)
-        )
-
-    def remove(self, user_id: str) -> None:
-        self._database.execute("delete from crm.members where user_id = %s", (user_id,))
 
 
 @pytest.fixture
-def crm(database: Database) -> Iterator[Crm]:
+def crm(stack: LocalSupabase) -> Iterator[MembershipTable]:
     """The function replaced, for one test: all tests share the database."""
-    database.execute(TABLE.encode())
-    database.execute(FUNCTION.encode())
-    try:
-        yield Crm(database)
-    finally:
-        database.execute(SHIPPED.encode())
-        database.execute(b"drop schema crm cascade")
+    with MembershipTable(stack.db_url) as table:
+        yield table
 
 
 @pytest.fixture
@@ -104,18 +61,21 @@ def test_a_user_has_the_companies_and_roles_of_the_table(
     user, other, acme, bolt = (new_id() for _ in range(4))
     table.add(user, acme, "admin")
     table.add(user, bolt, "")
-    table.add(user, bolt, "viewer")
     table.add(other, acme, "viewer")
 
     answer = store.read(user)
 
     assert answer.source is MembershipSource.OWN
-    assert answer.roles == {acme: {"admin"}, bolt: {"", "viewer"}}
+    assert answer.roles == {acme: {"admin"}, bolt: {""}}
     assert store.read(other).roles == {acme: {"viewer"}}
     assert store.read(new_id()).roles == {}
-    table.remove(user)
-    assert store.read(user).roles == {}
+    table.remove(user, acme)
+    assert store.read(user).roles == {bolt: {""}}
     assert store.read(None).source is MembershipSource.OWN
+
+
+def test_the_function_of_the_guide_is_the_one_that_is_tested() -> None:
+    assert f"```sql\n{FUNCTION}" in GUIDE.read_text()
 
 
 class TestTheFunction:
@@ -125,16 +85,22 @@ class TestTheFunction:
         assert answer.roles == {}
         assert not answer.source.decides
 
-    def test_no_role_is_a_member_without_a_role_and_no_company_is_none(
-        self, crm: Crm, real: SupabaseMembershipStore
+    def test_rows_add_up_no_role_is_a_role_and_no_company_is_none(
+        self, crm: MembershipTable, database: Database, real: SupabaseMembershipStore
     ) -> None:
-        user, acme = new_id(), new_id()
-        crm.add(user, acme, None)
-        crm.add(user, None, "admin")
-        assert real.read(user).roles == {acme: {""}}
+        user, acme, bolt = (new_id() for _ in range(3))
+        database.execute(
+            b"alter table crm.company_members drop constraint company_members_pkey, "
+            b"alter company_id drop not null"
+        )
+        for company_id, role in ((acme, None), (bolt, "agent"), (bolt, "viewer"), (None, "admin")):
+            database.execute(
+                "insert into crm.company_members values (%s, %s, %s)", (user, company_id, role)
+            )
+        assert real.read(user).roles == {acme: {""}, bolt: {"agent", "viewer"}}
 
     def test_more_rows_than_the_api_shows_all_arrive(
-        self, crm: Crm, real: SupabaseMembershipStore
+        self, crm: MembershipTable, real: SupabaseMembershipStore
     ) -> None:
         user = new_id()
         for _ in range(1_100):
@@ -142,7 +108,7 @@ class TestTheFunction:
         assert len(real.read(user).roles) == 1_100
 
     def test_a_function_that_is_gone_is_missing(
-        self, crm: Crm, database: Database, real: SupabaseMembershipStore
+        self, crm: MembershipTable, database: Database, real: SupabaseMembershipStore
     ) -> None:
         database.execute(b"drop function public.whatsapp_companies_of_user_v1(uuid)")
         answer = real.read(new_id())
@@ -150,16 +116,16 @@ class TestTheFunction:
 
     @pytest.mark.parametrize("role", ["public", "anon", "authenticated"])
     def test_a_function_that_users_may_call_is_told(
-        self, crm: Crm, database: Database, real: SupabaseMembershipStore, role: str
+        self, crm: MembershipTable, database: Database, real: SupabaseMembershipStore, role: str
     ) -> None:
         name = "public.whatsapp_companies_of_user_v1(uuid)"
         database.execute(f"grant execute on function {name} to {role}".encode())
         assert real.read(None).source is MembershipSource.OPEN
 
     def test_a_function_that_fails_is_an_error_and_no_answer(
-        self, crm: Crm, database: Database, real: SupabaseMembershipStore
+        self, crm: MembershipTable, database: Database, real: SupabaseMembershipStore
     ) -> None:
-        database.execute(b"alter table crm.members rename to others")
+        database.execute(b"alter table crm.company_members rename to others")
         with pytest.raises((StoreRejected, StoreUnavailable)):
             real.read(new_id())
 
@@ -169,7 +135,7 @@ class TestTheFunction:
     )
     def test_nobody_but_the_service_may_ask(
         self,
-        crm: Crm,
+        crm: MembershipTable,
         stack: LocalSupabase,
         make_rest: Callable[..., Rest],
         name: str,
@@ -227,7 +193,7 @@ class TestRows:
 
     def test_a_user_reads_the_rows_of_all_their_companies_and_the_claim_says_nothing(
         self,
-        crm: Crm,
+        crm: MembershipTable,
         stack: LocalSupabase,
         make_rest: Callable[..., Rest],
         companies: list[str],
@@ -241,7 +207,8 @@ class TestRows:
         assert self.seen(self.user(stack, make_rest, member, **claim)) == set(companies[:2])
         assert self.seen(self.user(stack, make_rest, stranger, **claim)) == set()
         assert self.seen(self.user(stack, make_rest, "nobody", **claim)) == set()
-        crm.remove(member)
+        crm.remove(member, companies[0])
+        crm.remove(member, companies[1])
         assert self.seen(self.user(stack, make_rest, member, **claim)) == set()
 
     def test_as_long_as_nobody_replaced_it_the_claim_decides(
@@ -252,7 +219,7 @@ class TestRows:
 
     def test_a_function_that_is_gone_shows_nothing(
         self,
-        crm: Crm,
+        crm: MembershipTable,
         database: Database,
         stack: LocalSupabase,
         make_rest: Callable[..., Rest],
@@ -264,12 +231,12 @@ class TestRows:
 
     @pytest.mark.parametrize("claims", ["", "[", "{}", '{"sub": 7}', '{"sub": null}'])
     def test_claims_that_name_nobody_show_nothing(
-        self, crm: Crm, stack: LocalSupabase, companies: list[str], claims: str
+        self, crm: MembershipTable, stack: LocalSupabase, companies: list[str], claims: str
     ) -> None:
         assert self.as_realtime(stack, claims) == set()
 
     def test_realtime_asks_with_the_claims_of_each_subscriber(
-        self, crm: Crm, stack: LocalSupabase, companies: list[str]
+        self, crm: MembershipTable, stack: LocalSupabase, companies: list[str]
     ) -> None:
         member = new_id()
         crm.add(member, companies[0])
@@ -286,7 +253,7 @@ class TestRows:
             return {row[0] for row in rows.fetchall()}
 
     def test_the_function_is_asked_once_a_statement(
-        self, crm: Crm, database: Database, stack: LocalSupabase, companies: list[str]
+        self, crm: MembershipTable, database: Database, stack: LocalSupabase, companies: list[str]
     ) -> None:
         with psycopg.connect(stack.db_url) as connection:
             claims = json.dumps({"sub": new_id()})

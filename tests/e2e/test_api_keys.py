@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from deployment import Deployment
 
-from access_matrix import HttpDoor, documented, markdown, walk_town
+from access_matrix import TABLE_DECIDES, HttpDoor, Users, documented, markdown, walk_town
 from crm_whatsapp.domain.api_keys import new_key_text
+from membership_table import MembershipTable
 from service_process import API, REPOSITORY, ServiceDidNotStart, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -108,13 +109,26 @@ def test_the_command_line_revokes_in_a_running_service_with_its_next_sync(
 
 
 def test_the_access_matrix_in_the_docs_is_what_the_deployed_service_does(
-    deployment: Deployment,
+    deployment: Deployment, tmp_path: Path
 ) -> None:
-    service = deployment.start(
-        WEBHOOK_ALLOWED_NETWORKS="127.0.0.0/8", SEND_CONNECT_WAIT_SECONDS="0.1"
-    )
+    secret = deployment.stack.jwt_secret
+    deployment.settings |= {
+        "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "SEND_CONNECT_WAIT_SECONDS": "0.1",
+        "SUPABASE_JWT_SECRET": secret,
+        "API_KEY_PEPPER": "one pepper for both services of the matrix",
+    }
+    service = deployment.start()
+    second = deployment.start(SESSIONS_DIR=str(tmp_path / "second"), **TABLE_DECIDES)
 
-    rows = walk_town(HttpDoor(service.port), service.api_key)
+    with MembershipTable(deployment.stack.db_url) as crm:
+        users = Users(
+            secret=secret,
+            member_door=HttpDoor(second.port),
+            member_secret=secret,
+            belong=crm.add,
+        )
+        rows = walk_town(HttpDoor(service.port), service.api_key, users)
 
     assert markdown(rows) == documented(), "run: make access-matrix ARGS=--write"
     assert "Traceback" not in deployment.log()

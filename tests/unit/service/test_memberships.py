@@ -69,7 +69,7 @@ def test_who_is_removed_is_out_when_the_answer_is_old(
     known: Memberships, store: FakeMembershipStore, hands: Hands
 ) -> None:
     known.roles_of(ANA)
-    store.remove(ANA)
+    store.remove(ANA, ACME)
     hands.seconds += 44.9
     known.roles_of(ANA)  # renewed beside
     await_renewals()
@@ -243,7 +243,7 @@ class TestWithoutTheDatabase:
         hands.seconds += 100
         known.roles_of(ANA)
         store.failure = None
-        store.remove(ANA)
+        store.remove(ANA, ACME)
         hands.seconds += 5
         known.roles_of(ANA)
         await_renewals()
@@ -260,7 +260,7 @@ class TestWithoutTheDatabase:
         store.before = slowly  # the answer is 40 s old when it arrives
         known.roles_of(ANA)
         store.before = lambda: None
-        store.remove(ANA)
+        store.remove(ANA, ACME)
         hands.seconds += 5
         assert known.roles_of(ANA) == {}
 

@@ -28,8 +28,10 @@ from crm_whatsapp.service.api_key_seal import KeySeal
 from crm_whatsapp.service.api_keys import ApiKeyRing
 from crm_whatsapp.service.company_runtime import ScanCode as ScannedCode
 from crm_whatsapp.service.event_stream import EventStream, StreamLimits
+from crm_whatsapp.service.memberships import Memberships, MembershipTerms
 from crm_whatsapp.service.scan_code_notices import scan_code_notice
 from crm_whatsapp.service.session_backups import Verdict
+from crm_whatsapp.service.signing_keys import KeyTerms, SigningKeys
 from crm_whatsapp.service.status_notices import status_notice
 from crm_whatsapp.service.steady_clock import SteadyClock
 from crm_whatsapp.web.auth import (
@@ -52,7 +54,9 @@ from crm_whatsapp.web.services import (
     Sessions,
     WebServices,
 )
+from crm_whatsapp.web.user_tokens import UserTerms, UserTokenAuthenticator
 from tests.contract.api_key_fakes import FakeApiKeyStore
+from tests.contract.membership_fakes import FakeMembershipStore
 from tests.unit.service.webhook_world import WebhookWorld
 
 SERVICE_KEY = "service-key-for-tests-0123456789"
@@ -473,6 +477,41 @@ class FakeKeys:
         return key.id, text
 
 
+class FakeUsers:
+    """Users whose tokens say their company, and those of a table: by a secret of their own each."""
+
+    SECRET = "a-secret-of-users-with-a-claim-0123456789"
+    MEMBER_SECRET = "a-secret-of-users-of-the-table-0123456789"
+
+    def __init__(self) -> None:
+        self.table = FakeMembershipStore()
+        self.claimed = self._tokens(self.SECRET)
+        self.members = self._tokens(
+            self.MEMBER_SECRET,
+            memberships=Memberships(
+                self.table,
+                MembershipTerms(
+                    cache_seconds=45.0, stale_seconds=300.0, retry_seconds=5.0, wait_seconds=30.0
+                ),
+            ),
+        )
+
+    def _tokens(self, secret: str, **more: Any) -> UserTokenAuthenticator:
+        roles = {"admin": frozenset(Scope), "viewer": frozenset({Scope.READ})}
+        terms = UserTerms(issuer="https://abc.supabase.co", role_scopes=roles, secret=secret)
+        return UserTokenAuthenticator(SigningKeys(_NoKeys(), _KEY_TERMS), terms, **more)
+
+
+class _NoKeys:
+    """A project that publishes no keys."""
+
+    def read(self) -> bytes:
+        return b'{"keys": []}'
+
+
+_KEY_TERMS = KeyTerms(refresh_seconds=600.0, miss_seconds=10.0, stale_seconds=3_600.0)
+
+
 class FakeServices:
     """Everything an app is given; `started = False` is a process that is not up yet."""
 
@@ -488,6 +527,7 @@ class FakeServices:
         self.authenticator = FakeAuthenticator()
         self.webhooks = WebhookWorld()
         self.keys = FakeKeys()
+        self.users = FakeUsers()
         self.started = True
 
     def go_away(self) -> None:
@@ -514,7 +554,12 @@ class FakeServices:
             metrics=self.metrics,
             reports=self.reports,
             authenticator=CompositeAuthenticator(
-                (self.authenticator, KeyRingAuthenticator(self.keys.ring))
+                (
+                    self.authenticator,
+                    KeyRingAuthenticator(self.keys.ring),
+                    self.users.claimed,
+                    self.users.members,
+                )
             ),
             keys=self.keys.desk,
             webhooks=self.webhooks.desk,

@@ -12,6 +12,7 @@ from access_matrix import (
     Route,
     Town,
     Undeclared,
+    Users,
     documented,
     markdown,
     routes,
@@ -22,7 +23,8 @@ from crm_whatsapp.domain.api_keys import Scope
 from crm_whatsapp.web.auth import CompanyKeeping, public, requires
 from tests.unit.web.fakes import SERVICE_KEY, FakeServices, connected
 
-BAD = ("none", "wrong", "malformed", "expired", "revoked")
+BAD = ("none", "wrong", "malformed", "expired", "revoked", "user-expired")
+STRANGERS = ("other", "user-other", "member-other")
 
 
 class InProcessDoor:
@@ -49,8 +51,15 @@ class InProcessDoor:
 
 
 @pytest.fixture
-def town(app: Flask) -> Town:
-    made = Town(door=InProcessDoor(app), service_key=SERVICE_KEY)
+def town(app: Flask, services: FakeServices) -> Town:
+    door = InProcessDoor(app)
+    users = Users(
+        secret=services.users.SECRET,
+        member_door=door,
+        member_secret=services.users.MEMBER_SECRET,
+        belong=services.users.table.add,
+    )
+    made = Town(door=door, service_key=SERVICE_KEY, users=users)
     made.settle_companies()
     return made
 
@@ -151,16 +160,19 @@ def nothing(route: Route) -> dict[str, str]:
     return {"webhook_id": str(uuid.uuid4()), "key_id": "aaaaaaaaaaaa"}
 
 
+@pytest.mark.parametrize("stranger", STRANGERS)
 @pytest.mark.parametrize(
     "route", about_a_company(), ids=lambda route: f"{route.method} {route.endpoint}"
 )
 def test_a_refusal_does_not_tell_whether_a_foreign_company_exists(
-    app: Flask, services: FakeServices, town: Town, route: Route
+    app: Flask, services: FakeServices, town: Town, route: Route, stranger: str
 ) -> None:
     foreign, absent = town.company_id, str(uuid.uuid4())
     services.sessions.connections[foreign] = connected(foreign, "5511987654321", "Ana")
     things = {name: town.thing(name) for name in ("webhook_id", "key_id")}
-    other = town.credentials["other"]
+    other = town.credentials[stranger]
+    own = town.door.ask("GET", f"/api/whatsapp/status?company_id={town.other_id}", other.headers)
+    assert own.status == 200  # and the table has been asked about them
     traces = []
     for company_id, ids in ((foreign, things), (absent, nothing(route))):
         work = Work(services)
@@ -189,6 +201,7 @@ class Work:
             len(services.webhooks.targets.requests),
             services.webhooks.database.calls,
             services.keys.store.calls,
+            services.users.table.calls,
         )
 
     def done(self) -> tuple[int, ...]:
@@ -209,14 +222,27 @@ def test_a_page_of_a_foreign_company_does_not_tell_whether_it_exists(
     assert replies[0].text == replies[1].text
 
 
+@pytest.mark.parametrize(
+    ("mine", "stranger", "collections"),
+    [
+        ("own", "other", ("active-sessions", "webhooks", "keys")),
+        ("user", "user-other", ("active-sessions", "webhooks")),
+        ("member", "member-other", ("active-sessions", "webhooks")),
+    ],
+)
 def test_collections_and_streams_hold_nothing_of_others(
-    app: Flask, services: FakeServices, town: Town
+    app: Flask,
+    services: FakeServices,
+    town: Town,
+    mine: str,
+    stranger: str,
+    collections: tuple[str, ...],
 ) -> None:
     services.sessions.connections[town.company_id] = connected(town.company_id, "5511987", "Ana")
     town.thing("webhook_id")
-    other = town.credentials["other"].headers
-    for path in ("active-sessions", "webhooks", "keys"):
-        seen = town.door.ask("GET", f"/api/whatsapp/{path}", town.credentials["own"].headers)
+    other = town.credentials[stranger].headers
+    for path in collections:
+        seen = town.door.ask("GET", f"/api/whatsapp/{path}", town.credentials[mine].headers)
         assert town.company_id in seen.text, path
         assert town.company_id not in town.door.ask("GET", f"/api/whatsapp/{path}", other).text
     with app.test_client().get(

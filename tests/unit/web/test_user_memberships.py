@@ -126,7 +126,7 @@ def test_a_thousand_polls_and_tokens_of_a_user_ask_once(project: Project) -> Non
 def test_who_is_removed_is_out_and_back_in(project: Project) -> None:
     project.store.add(USER, OTHER)
     principal = project.known()
-    project.store.remove(USER)
+    project.store.remove(USER, OTHER)
     project.hands.seconds += 45
     assert project.users.find_principal(principal.id) is None
     with pytest.raises(Forbidden):
