@@ -42,6 +42,9 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         url, to = part.get("url"), part.get("to")
         if isinstance(url, str) and (_URL.match(url) or (is_valid and _is_even(url))):
             part["url"] = os.environ["FUZZ_TARGET"]
+        media = part.get("media")
+        if isinstance(media, dict) and isinstance(media.get("url"), str):
+            media["url"] = os.environ["FUZZ_TARGET"]
         if isinstance(to, str) and is_valid and _is_even(to):
             part["to"] = _NUMBER
 
