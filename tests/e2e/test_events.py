@@ -28,10 +28,17 @@ Record = Callable[[str, object], None]
 
 def storm(deployment: Deployment, companies: dict[str, str], rounds: int) -> None:
     """Cut every link so many times; each cut is two transitions, the loss and the return."""
+    await_written(deployment)
     for _ in range(rounds):
+        wanted = {item: len(ids) + 2 for item, ids in history_ids(deployment).items()}
         for jid in companies.values():
             deployment.phones.call("cut", {"jid": jid})
-        assert wait_for(lambda: deployment.phones.open_connections() == len(companies), 60)
+
+        def told(wanted: dict[str, int] = wanted) -> bool:
+            present = history_ids(deployment)
+            return all(len(present[item]) >= wanted[item] for item in companies)
+
+        assert wait_for(told, 60), f"not every cut and return was recorded: {wanted}"
 
 
 def history_ids(deployment: Deployment) -> dict[str, list[str]]:
