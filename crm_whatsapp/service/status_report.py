@@ -2,7 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,6 +24,9 @@ from crm_whatsapp.service.snapshot_catalogue import SnapshotCatalogue
 from crm_whatsapp.service.snapshot_keeper import SnapshotKeeper
 
 _MOST_KEPT = 200
+_MOST_READINGS = 4  # half of the connections to the database: the sessions need the others
+_MOST_CALLERS = 16  # who reads, or waits for one who reads the same
+_BUSY = "Other reports are being read from the database; ask again in a moment."
 _Window = tuple[int, frozenset[str] | None]  # so many hours of these companies; None: of all
 
 
@@ -68,6 +72,8 @@ class StatusReport:
         self._turns: dict[_Window, threading.Lock] = {}
         self._kept: dict[_Window, _Kept] = {}
         self._failure: _Kept | None = None
+        self._readings = threading.BoundedSemaphore(_MOST_READINGS)
+        self._callers = threading.BoundedSemaphore(_MOST_CALLERS)
 
     def report(self, *, hours: int, companies: frozenset[str] | None) -> Report:
         """Return the report of some companies; waits for the database within its limit.
@@ -101,24 +107,38 @@ class StatusReport:
                 deaths=self._sources.engine_deaths(),
                 memory_mb=sum(item.memory_mb for item in engines),
             ),
-            database_problem=self._sources.database_problem() or kept.problem,
+            database_problem=self._sources.database_problem()
+            or (kept.problem if kept.problem != _BUSY else None),
             names={item.company_id: item.push_name for item in connections if item.push_name},
         )
 
     def _history(
         self, window: _Window, connections: Sequence[Connection], running: Sequence[Connection]
     ) -> _Kept:
-        """Return what the database says, or what it said a moment ago; one call at a time."""
-        with self._lock:
-            turn = self._turns.setdefault(window, threading.Lock())
-        with turn:
-            known = self._known(window)
-            if known is not None:
-                return known
-            fresh = self._read(window[0], connections, running)
+        """Return what the database says, or what it said a moment ago; one call at a time.
+
+        There are as many windows as a caller likes: what is too much at once is not waited for.
+        """
+        known = self._known(window)
+        if known is not None:
+            return known
+        busy = _Kept(self._clock.monotonic(), None, _BUSY)
+        with _place_in(self._callers) as has_place:
+            if not has_place:
+                return busy
             with self._lock:
-                self._keep(window, fresh)
-            return fresh
+                turn = self._turns.setdefault(window, threading.Lock())
+            with turn:
+                known = self._known(window)
+                if known is not None:
+                    return known
+                with _place_in(self._readings) as may_read:
+                    if not may_read:
+                        return busy
+                    fresh = self._read(window[0], connections, running)
+                with self._lock:
+                    self._keep(window, fresh)
+                return fresh
 
     def _known(self, window: _Window) -> _Kept | None:
         """Return an answer that is young enough; a database that was away is away for all."""
@@ -183,6 +203,17 @@ class StatusReport:
         if oldest is None and history is not None:
             oldest = history.oldest_snapshot_at
         return None if oldest is None else max(0.0, (now - oldest).total_seconds())
+
+
+@contextmanager
+def _place_in(places: threading.BoundedSemaphore) -> Iterator[bool]:
+    """Tell whether a place was free; it is given back at the end."""
+    has_place = places.acquire(blocking=False)
+    try:
+        yield has_place
+    finally:
+        if has_place:
+            places.release()
 
 
 def _by_status(connections: Sequence[Connection]) -> Mapping[Status, int]:

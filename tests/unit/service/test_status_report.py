@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,6 +28,8 @@ class FakeReportStore(ReportStore):
         self.calls: list[dict[str, Any]] = []
         self.failure: StoreUnavailable | None = None
         self.oldest_snapshot_at: datetime | None = None
+        self.most_at_once = 0
+        self._inside: list[int] = []
         self.entered = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -41,8 +44,11 @@ class FakeReportStore(ReportStore):
         worst: int,
     ) -> ReportHistory:
         self.calls.append({"since": since, "ids": company_ids, "running": running_ids})
+        self._inside.append(1)
+        self.most_at_once = max(self.most_at_once, len(self._inside))
         self.entered.set()
         assert self.go_on.wait(DEADLINE_SECONDS)
+        self._inside.pop()
         if self.failure is not None:
             raise self.failure
         return ReportHistory(
@@ -221,6 +227,24 @@ def test_many_at_once_ask_once(world: World) -> None:
     for thread in threads:
         thread.join(DEADLINE_SECONDS)
     assert len(world.store.calls) == 1
+
+
+def test_whoever_asks_for_ever_other_windows_leaves_the_database_to_others(world: World) -> None:
+    world.store.go_on.clear()
+    with ThreadPoolExecutor(30) as pool:
+        asked = [
+            pool.submit(world.report.report, hours=hours, companies=frozenset({"a"}))
+            for hours in range(1, 31)
+        ]
+        refused, _ = wait(asked, DEADLINE_SECONDS, FIRST_COMPLETED)
+        assert refused, "nobody is to wait for others' windows"
+        told = world.report.report(hours=24, companies=frozenset({"b"}))
+        assert told.history is None
+        assert "ask again" in (told.history_problem or "")
+        assert told.database_problem is None
+        world.store.go_on.set()
+    assert world.store.most_at_once == 4
+    assert world.report.report(hours=24, companies=frozenset({"b"})).history is not None
 
 
 def test_without_the_database_the_present_is_told_and_the_past_is_not_made_up(
