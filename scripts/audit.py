@@ -1,9 +1,10 @@
 """Looks for known holes in everything that is locked: `make audit`.
 
 pip-audit asks OSV about requirements*.txt, `npm audit` the registry about the lock files of the
-sandbox and the local stack. A finding fails, unless docs/audit-triage.toml accepts it with a
-reason until a day that has not passed. Each database must first name the holes of a package that
-is known to have some: a mirror without such data answers too, and would make everything look good.
+sandbox and the local stack; OSV is also asked about the Go modules inside neonize. A finding
+fails, unless docs/audit-triage.toml accepts it with a reason until a day that has not passed.
+Each database must first name the holes of a package that is known to have some: a mirror without
+such data answers too, and would make everything look good.
 
 Exit status: 0 nothing is left to do, 1 something is, 2 wrong arguments, 3 could not be asked.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from supply_chain.asking import CouldNotAsk, Database, UnclearAnswer
 from supply_chain.components import LockError
 from supply_chain.findings import TRIAGE, Finding, TriageError, judge, read_triage
+from supply_chain.go_holes import GoDatabase
 from supply_chain.node_holes import NodeDatabase
 from supply_chain.python_holes import OSV_URL, PythonDatabase
 
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FOUND
     databases: list[Database] = [
         PythonDatabase(osv_url=options.osv_url),
+        GoDatabase(osv_url=options.osv_url),
         NodeDatabase(registry=options.npm_registry),
     ]
     with ThreadPoolExecutor(len(databases)) as pool:

@@ -30,6 +30,7 @@ class Ecosystem(StrEnum):
 
     PYPI = "pypi"
     NPM = "npm"
+    GO = "go"
 
 
 class LockError(RuntimeError):

@@ -93,7 +93,7 @@ class NodeDatabase:
             ran = self._run(Path(folder), seconds)
             answer = read_answer(ran, {f"node_modules/{name}": version})
         if not answer.findings:
-            raise CouldNotAsk(f"knows of no hole in {name} {version}, so it knows of none")
+            raise CouldNotAsk(f"knows of no hole in {name} {version}")
 
     def ask(self) -> tuple[Finding, ...]:
         """See Database."""

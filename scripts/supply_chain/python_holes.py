@@ -95,7 +95,7 @@ class PythonDatabase:
             wanted.write_text(KNOWN_TO_HAVE_HOLES + "\n", encoding="utf-8")
             answer = read_answer(self._run(wanted, ["--no-deps"], seconds))
         if not answer.findings:
-            raise CouldNotAsk(f"knows of no hole in {KNOWN_TO_HAVE_HOLES}, so it knows of none")
+            raise CouldNotAsk(f"knows of no hole in {KNOWN_TO_HAVE_HOLES}")
 
     def ask(self) -> tuple[Finding, ...]:
         """See Database."""

@@ -14,6 +14,7 @@ from typing import Any
 BULK = "/-/npm/v1/security/advisories/bulk"
 KNOWN_PYTHON = {("jinja2", "2.4.1")}
 KNOWN_NODE = {("lodash", "4.17.0")}
+KNOWN_GO = {("golang.org/x/crypto", "0.1.0")}
 
 
 class Manner(StrEnum):
@@ -33,6 +34,8 @@ class HoleDatabase:
         self.manner = manner
         self.python_holes = set(KNOWN_PYTHON)
         self.node_holes = set(KNOWN_NODE)
+        self.go_holes = set(KNOWN_GO)
+        self.asked_go: set[tuple[str, str]] = set()
         self.asked_python: set[tuple[str, str]] = set()
         self.asked_node: set[tuple[str, str]] = set()
         self.released = threading.Event()
@@ -47,15 +50,17 @@ class HoleDatabase:
         if self.manner is Manner.BABBLES:
             return 200, b"<html>Please sign in.</html>"
         asked = json.loads(body)
-        return 200, json.dumps(self._node(asked) if path == BULK else self._python(asked)).encode()
+        return 200, json.dumps(self._node(asked) if path == BULK else self._osv(asked)).encode()
 
-    def _python(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _osv(self, asked: dict[str, Any]) -> dict[str, Any]:
+        ecosystem = asked["package"]["ecosystem"]
         package = (asked["package"]["name"], asked["version"])
-        self.asked_python.add(package)
-        if self.manner is Manner.MIRROR or package not in self.python_holes:
+        (self.asked_go if ecosystem == "Go" else self.asked_python).add(package)
+        holes = self.go_holes if ecosystem == "Go" else self.python_holes
+        if self.manner is Manner.MIRROR or package not in holes:
             return {}
         ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "99.1"}]}]
-        affected = {"package": {"name": package[0], "ecosystem": "PyPI"}, "ranges": ranges}
+        affected = {"package": {"name": package[0], "ecosystem": ecosystem}, "ranges": ranges}
         return {
             "vulns": [
                 {

@@ -137,7 +137,7 @@ def test_the_file_of_the_repository_and_its_example_can_be_read(tmp_path: Path) 
         ('reason = "Only the sandbox serves with it."', 'reason = " "', "reason is a text"),
         ("until = 2026-12-24", 'until = "2026-12-24"', "until is a day without quotes"),
         ("until = 2026-12-24", "until = 2026-12-24T00:00:00Z", "until is a day without quotes"),
-        ('"npm"', '"cargo"', "ecosystem is pypi or npm, not 'cargo'"),
+        ('"npm"', '"cargo"', "ecosystem is pypi or npm or go, not 'cargo'"),
         ('"npm"', "[1]", "ecosystem is pypi or npm"),
         ('package = "ws"', "package = 3", "package is a text"),
         ('package = "ws"', 'package = "ws"\nseverity = "low"', "needs exactly"),
