@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from crm_whatsapp.alert_settings import AlertSettings
+from crm_whatsapp.client_settings import ClientSettings
 from crm_whatsapp.domain.errors import ConfigurationError
 from crm_whatsapp.limit_settings import LimitSettings
 from crm_whatsapp.media_settings import MediaSettings
@@ -452,7 +453,7 @@ class MainSettings(BaseSettings):
         return value
 
 
-class Settings(MediaSettings, LimitSettings, AlertSettings, MainSettings):
+class Settings(MediaSettings, LimitSettings, ClientSettings, AlertSettings, MainSettings):
     """The environment, checked. Empty variables count as unset."""
 
 

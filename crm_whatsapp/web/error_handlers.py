@@ -39,6 +39,8 @@ _STATUS: dict[type[domain.CrmWhatsappError], int] = {
     web.Forbidden: 403,
     web.UnsupportedMediaType: 415,
     web.BodyTooLarge: 413,
+    web.BodyTooSlow: 408,
+    web.BodyBroken: 400,
     web.Starting: 503,
     web.NotReady: 503,
 }

@@ -35,6 +35,19 @@ class BodyTooLarge(InvalidInput):
     code = "body-too-large"
 
 
+class BodyTooSlow(CrmWhatsappError):
+    """The request body did not arrive in time."""
+
+    code = "request-timeout"
+
+
+class BodyBroken(CrmWhatsappError):
+    """The request body is malformed, or ended too early."""
+
+    code = "bad-request"
+    permanent = True
+
+
 class Starting(CrmWhatsappError):
     """The service is starting; try again in a moment."""
 

@@ -41,6 +41,8 @@ STATUS_OF = {
     web_errors.CsrfFailed: 403,
     web_errors.UnsupportedMediaType: 415,
     web_errors.BodyTooLarge: 413,
+    web_errors.BodyTooSlow: 408,
+    web_errors.BodyBroken: 400,
     web_errors.Starting: 503,
     web_errors.NotReady: 503,
 }

@@ -1,0 +1,119 @@
+"""A request as gunicorn parses it, whose body never surprises the app.
+
+Source: gunicorn 27, http/message.py, http/body.py and http/parser.py.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gunicorn.http.body import LengthReader  # type: ignore[import-untyped]
+from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    LimitRequestHeaders,
+    ParseException,
+)
+from gunicorn.http.message import Request  # type: ignore[import-untyped]
+from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
+
+from crm_whatsapp.serving.client_socket import ClientSocket, ClientTooSlow
+from crm_whatsapp.web.errors import BodyBroken, BodyTooSlow
+
+_MOST_READ_AT_END = 64 * 1024
+
+
+class RequestBody:
+    """What the app reads as `wsgi.input`.
+
+    A body that ends early, is malformed or does not come is an error of the contract, never one
+    of gunicorn's own, which the app would take for its own fault.
+    """
+
+    def __init__(self, body: Any, client: ClientSocket) -> None:
+        self._body = body
+        self._client = client
+        reader = body.reader
+        self._missing: int | None = reader.length if isinstance(reader, LengthReader) else None
+        self._has_ended = self._missing == 0
+        self.failed = False
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return so many bytes, fewer only at the end; everything by default.
+
+        Raises:
+            BodyTooSlow, BodyBroken.
+        """
+        return self._received(self._body.read, size)
+
+    def readline(self, size: int | None = None) -> bytes:
+        """Return the next line; raises as `read`."""
+        return self._received(self._body.readline, size)
+
+    def readlines(self, _hint: int | None = None) -> list[bytes]:
+        """Return all lines; raises as `read`."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self.readline():
+            yield line
+
+    def is_over(self) -> bool:
+        """Tell whether the next byte of the connection is that of another request.
+
+        Reads what the app has left, if little, as far as it has arrived.
+        """
+        if not self._has_ended and not self.failed:
+            with self._client.without_waiting():
+                try:
+                    self.read(_MOST_READ_AT_END)
+                    if not self._has_ended:
+                        self.read(1)
+                except (BodyBroken, BodyTooSlow):
+                    self.failed = True
+        return self._has_ended and not self.failed
+
+    def _received(self, call: Callable[[int | None], bytes], size: int | None) -> bytes:
+        if size == 0:
+            return b""
+        try:
+            data = call(size)
+        except ClientTooSlow as exc:
+            self.failed = True
+            raise BodyTooSlow() from exc
+        except (OSError, ParseException) as exc:
+            self.failed = True
+            raise BodyBroken() from exc
+        if self._missing is None:
+            self._has_ended = self._has_ended or not data
+            return data
+        self._missing -= len(data)
+        if self._missing and not data:
+            self.failed = True
+            raise BodyBroken()
+        self._has_ended = self._missing == 0
+        return data
+
+
+class ClientRequest(Request):  # type: ignore[misc]
+    """A request of a `ClientSocket`, whose head has arrived."""
+
+    def parse(self, unreader: Any) -> Any:
+        """Parse the head; one that is still incomplete is longer than any may be."""
+        try:
+            with unreader.sock.without_receiving():
+                return super().parse(unreader)
+        except BlockingIOError as exc:
+            raise LimitRequestHeaders("the head is too long") from exc
+
+    def set_body_reader(self) -> None:
+        """Decide where the body ends; called by gunicorn, last of all."""
+        super().set_body_reader()
+        self.body: RequestBody = RequestBody(self.body, self.unreader.sock)
+
+    def should_close(self) -> bool:
+        """Tell whether the connection ends with the answer; decides what its header says."""
+        return bool(super().should_close()) or not self.body.is_over()
+
+
+class ClientParser(RequestParser):  # type: ignore[misc]
+    """The requests of one connection, one after another."""
+
+    mesg_class = ClientRequest
