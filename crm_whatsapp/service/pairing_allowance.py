@@ -46,8 +46,8 @@ class PairingAllowance:
     def _refusal(self, wait_seconds: int) -> RateLimited:
         minutes = math.ceil(wait_seconds / 60)
         return RateLimited(
-            f"WhatsApp was connected anew {self._per_hour} times within an hour, and WhatsApp "
-            "suspends numbers that do so more often. The next time is possible in "
+            f"Connecting to WhatsApp was begun {self._per_hour} times within an hour; WhatsApp "
+            "suspends numbers that try more often. The next try is possible in "
             f"{minutes} minute{'' if minutes == 1 else 's'}.",
             limit="pairings",
             retry_after_seconds=wait_seconds,

@@ -132,7 +132,8 @@ def note_wrong_key() -> None:
 
 def note_limited(error: RateLimited) -> None:
     """Have a refusal counted, and the client told which limit it met."""
-    g.limit_entry, g.limit_headers = None, error.details.get("headers", {})
+    if "headers" in error.details:
+        g.limit_entry, g.limit_headers = None, error.details["headers"]
     services = web_state().services_provider()
     if services is not None:
         services.metrics.note_limited(error.details["limit"])

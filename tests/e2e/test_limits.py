@@ -72,7 +72,7 @@ def test_pairings_are_limited_and_restores_are_not(deployment: Deployment) -> No
     error = refused.json()["error"]
     assert error["code"] == "rate-limited"
     assert error["limit"] == "pairings"
-    assert "The next time is possible in" in error["message"]
+    assert "The next try is possible in" in error["message"]
     assert 3_000 < int(refused.headers["Retry-After"]) <= 3_600
     assert service.status(company) == before
     assert service.post("connect", company_id=other, method="qr").status == 202

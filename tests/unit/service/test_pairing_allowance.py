@@ -40,7 +40,7 @@ def test_the_refusal_says_which_limit_it_is_and_when_the_next_is_possible(
     assert error.details["retry_after_seconds"] == 2_600
     assert error.details["next_at"] == clock.now() + timedelta(seconds=2_600)
     assert "2 times within an hour" in error.message
-    assert error.message.endswith("The next time is possible in 44 minutes.")
+    assert error.message.endswith("The next try is possible in 44 minutes.")
 
 
 def test_after_exactly_that_time_it_is_possible(clock: ManualClock) -> None:

@@ -11,6 +11,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from crm_whatsapp.domain.errors import RateLimited
+from crm_whatsapp.limit_settings import LimitSettings
 from crm_whatsapp.service.metrics.call_meters import LIMITS
 from crm_whatsapp.web.app_factory import WebSettings, create_app
 from crm_whatsapp.web.auth import Principal, Scope, declared_access
@@ -458,7 +459,33 @@ def test_a_refused_pairing_is_an_answer_like_the_others(call: Call, services: Fa
     assert answer.headers["Retry-After"] == "360"
     assert answer.get_json()["error"]["limit"] == "pairings"
     assert answer.get_json()["error"]["next_at"] == "2026-11-21T12:00:00Z"
+    assert answer.headers["RateLimit"] == '"manage";r=2;t=20'
     assert services.metrics.limited == ["pairings"]
+
+
+def test_a_crm_that_polls_once_a_second_for_twenty_pages_is_never_refused(watch: Watch) -> None:
+    """With the settings of a deployment that says nothing of limits."""
+    names = LimitTerms.__dataclass_fields__
+    defaults = {name: LimitSettings.model_fields[f"limit_{name}"].default for name in names}
+    limits = RequestLimits(LimitTerms(**defaults), watch)
+    companies = {COMPANY: frozenset(Scope)}
+    key = Principal(id="key", scopes=frozenset(Scope), companies=companies)
+    service = Principal(id="service", scopes=frozenset(Scope))
+    users = [
+        Principal(
+            id=f"t{number}", scopes=frozenset(Scope), companies=companies, user_id=f"{number}"
+        )
+        for number in range(20)
+    ]
+    for _ in range(180):
+        watch.advance(1)
+        for page in range(20):
+            limits.enter(key, Scope.READ)
+            limits.enter(users[page], Scope.READ)
+        for company in range(60):
+            entry = limits.enter(service, Scope.READ)
+            assert entry is not None
+            limits.enter_company(entry, service, Scope.READ, f"company {company}")
 
 
 # --- what is said elsewhere -----------------------------------------------------------------------
