@@ -15,13 +15,12 @@ from flask import Flask, current_app, request
 from crm_whatsapp.domain.errors import ServiceBusy
 from crm_whatsapp.web.errors import BodyTooLarge
 from crm_whatsapp.web.services import MOST_CONTENT_BYTES, LargeBodyTerms
-from crm_whatsapp.web.strict_blueprint import StrictBlueprint, drain
+from crm_whatsapp.web.strict_blueprint import StrictBlueprint
 
 USUAL_BYTES = 1024 * 1024
 MOST_BODY_BYTES = MOST_CONTENT_BYTES * 4 // 3 + USUAL_BYTES
 """Base64 is a third longer than what it stands for."""
 
-_MOST_DRAINED_BYTES = 2 * MOST_BODY_BYTES
 _EXTENSION = "crm_whatsapp.large_bodies"
 
 
@@ -33,7 +32,6 @@ class _Places:
     @contextmanager
     def hold(self) -> Iterator[None]:
         if not self._free.acquire(blocking=False):
-            drain(_MOST_DRAINED_BYTES)
             raise ServiceBusy("Too many attachments are being received; try again soon.")
         try:
             yield
@@ -64,7 +62,6 @@ class ContentBlueprint(StrictBlueprint):
                 return strict(**path_values)
             places = cast(_Places, current_app.extensions[_EXTENSION])
             if length is not None and length > places.most_bytes:
-                drain(_MOST_DRAINED_BYTES)
                 raise BodyTooLarge(max_bytes=places.most_bytes)
             with places.hold():
                 return strict(**path_values)

@@ -25,7 +25,6 @@ from crm_whatsapp.web.errors import BodyTooLarge, UnsupportedMediaType
 from crm_whatsapp.web.request_context import count_for, enter_company
 from crm_whatsapp.web.schemas import ErrorBody
 
-_MOST_DRAINED_BYTES = 8 * 1024 * 1024
 _MAX_NAMED_FIELDS = 20
 _MOST_BODY_BYTES = 64 * 1024
 
@@ -124,23 +123,11 @@ def _read_json_object(most_bytes: int) -> dict[str, Any]:
     return json_body.parse_object(_read_body(most_bytes))
 
 
-def drain(most_bytes: int = _MOST_DRAINED_BYTES) -> None:
-    """Read what is still being sent, up to a bound: who cannot finish does not read the answer.
-
-    Closing a socket with unread bytes resets it, and the reset overtakes the 413 (RFC 9112, 9.6).
-    """
-    left = min(request.content_length or 0, most_bytes)
-    source = request.environ["wsgi.input"]
-    while left > 0 and (chunk := source.read(min(left, 65_536))):
-        left -= len(chunk)
-
-
 def _read_body(most_bytes: int) -> bytes:
     request.max_content_length = most_bytes
     try:
         raw = request.get_data(cache=False)
     except RequestEntityTooLarge as exc:
-        drain()
         raise BodyTooLarge(max_bytes=most_bytes) from exc
     # A chunked body is cut off at the limit without a word (werkzeug LimitedStream.readall).
     if request.content_length is None and len(raw) >= most_bytes:

@@ -219,7 +219,7 @@ FOR_THE_APP: dict[str, tuple[bytes, set[int]]] = {
     ),
     "upgrade to websocket": (
         get(STATUS, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x"),
-        {200},
+        {400},
     ),
     "CONNECT": (b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n", {404, 405}),
     "TRACE": (b"TRACE /healthz HTTP/1.1\r\nHost: a\r\nX-Secret: s\r\n\r\n", {404, 405}),

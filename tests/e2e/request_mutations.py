@@ -73,7 +73,7 @@ def mutated_request(seed: int, number: int) -> list[bytes]:
     dice = random.Random(f"{seed}:{number}")  # noqa: S311 - to be repeated, not to be secret
     data = dice.choice(TEMPLATES)
     for _ in range(dice.choice((1, 1, 1, 2, 3, 8))):
-        data = _mutate(dice, data)
+        data = _mutate(dice, data) or data
     if dice.random() < 0.2:
         cut = dice.randrange(len(data) + 1)
         return [data[:cut], data[cut:]]
