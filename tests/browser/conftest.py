@@ -4,9 +4,11 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from flask import Flask
 from werkzeug.serving import make_server
 
 from crm_whatsapp.web.app_factory import WebSettings, create_app
@@ -32,9 +34,15 @@ def services() -> FakeServices:
 
 @pytest.fixture
 def site(services: FakeServices) -> Iterator[str]:
-    """Serve the app on a free port; yields its base URL."""
     settings = WebSettings(secret_key="a-secret-of-the-tests", sandbox_phone_url=SANDBOX_PHONE_URL)
-    server = make_server("127.0.0.1", 0, create_app(services.provide, settings), threaded=True)
+    with serving_app(services, create_app(services.provide, settings)) as origin:
+        yield origin
+
+
+@contextmanager
+def serving_app(services: FakeServices, app: Flask) -> Iterator[str]:
+    """Serve an app on a free port; yields its origin."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, name="test-site")
     thread.start()
     try:

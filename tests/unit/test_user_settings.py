@@ -7,7 +7,12 @@ import pytest
 from crm_whatsapp.config import Settings
 from crm_whatsapp.domain.api_keys import Scope
 from crm_whatsapp.domain.errors import ConfigurationError
-from crm_whatsapp.user_settings import check_user_settings, cors_origins, role_scopes
+from crm_whatsapp.user_settings import (
+    check_user_settings,
+    cors_origins,
+    embed_origins,
+    role_scopes,
+)
 
 
 def settings(**values: Any) -> Settings:
@@ -35,6 +40,39 @@ def test_origins_are_taken_as_they_are() -> None:
         "http://127.0.0.1:3000",
         "http://[::1]:8080",
     }
+
+
+def test_pages_around_the_embed_page_have_tls_or_are_of_this_machine() -> None:
+    text = "https://crm.example.com,http://127.0.0.1:3000, http://localhost:8080"
+    assert embed_origins(settings()) == frozenset()
+    assert embed_origins(settings(embed_origins=text)) == {
+        "https://crm.example.com",
+        "http://127.0.0.1:3000",
+        "http://localhost:8080",
+    }
+
+
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        ("http://crm.example.com", "https"),
+        ("http://127.0.0.1.example.com", "https"),
+        ("http://localhost.example.com", "https"),
+        ("http://10.0.0.1", "https"),
+        ("http://[::1]:8080", "IPv6"),
+        ("https://[2001:db8::1]", "IPv6"),
+        ("*", "not an origin"),
+        ("https://*.example.com", "not an origin"),
+        ("https://crm.example.com/", "not an origin"),
+        ("https://a.example 'unsafe-inline'", "not an origin"),
+        ("https://a.example; script-src *", "not an origin"),
+        ("'self'", "not an origin"),
+    ],
+)
+def test_what_may_not_hold_the_embed_page_is_refused(origin: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match="EMBED_ORIGINS") as refusal:
+        check_user_settings(settings(embed_origins=origin))
+    assert why in refusal.value.message
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,15 @@ from crm_whatsapp.web.auth import declared_access
 from tests.unit.web.fakes import SERVICE_KEY, FakeServices
 from tests.unit.web.test_dashboard import form_token, log_in
 
-ASSETS = {"dashboard.get_asset": "dashboard.css", "documentation.get_docs_asset": "swagger-ui.css"}
+ASSETS = {
+    "dashboard.get_asset": "dashboard.css",
+    "documentation.get_docs_asset": "swagger-ui.css",
+    "embed_page.get_asset": "embed.js",
+}
 # Swagger UI sets style attributes; its scripts come from files like all others.
 MAY_STYLE_INLINE = {"/api/whatsapp/docs"}
+HOLDERS = frozenset({"https://crm.example.com", "http://127.0.0.1:3000"})
+EMBED = "/embed/connect"
 
 
 @pytest.fixture
@@ -175,3 +181,96 @@ def test_every_write_by_cookie_needs_the_form_token(
                     assert answer.get_json()["error"]["code"] == "csrf-failed", (method, path)
     assert tried > 10
     assert services.sessions.calls == []
+
+
+@pytest.fixture
+def held(services: FakeServices) -> Flask:
+    """The app of a service whose page may stand in frames."""
+    settings = WebSettings(secret_key="a-secret-of-the-tests", embed_origins=HOLDERS)
+    return create_app(services.provide, settings)
+
+
+def test_the_embed_page_stands_in_frames_of_the_listed_origins_alone(held: Flask) -> None:
+    for method in ("GET", "HEAD"):
+        page = held.test_client().open(EMBED, method=method)
+        policy = policy_of(page)
+
+        assert page.status_code == 200
+        assert "X-Frame-Options" not in page.headers
+        assert policy["frame-ancestors"] == sorted(HOLDERS)
+        assert len(page.headers.getlist("Content-Security-Policy")) == 1
+
+
+def test_the_embed_page_runs_what_is_ours_and_leaves_no_way_to_markup(held: Flask) -> None:
+    page = held.test_client().get(EMBED)
+    policy, finder = policy_of(page), InlineFinder()
+    finder.feed(page.text)
+
+    assert finder.found == []
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == ["'none'"]
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == ["'self'"]
+    assert policy["img-src"] == ["'self'", "blob:"]
+    assert policy["require-trusted-types-for"] == ["'script'"]
+    assert policy["trusted-types"] == ["'none'"]
+    assert "camera=()" in page.headers["Permissions-Policy"]
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_embed_page_is_the_same_for_everybody_and_sets_no_cookie(held: Flask) -> None:
+    stranger, visitor = held.test_client(), held.test_client()
+    assert log_in(visitor).status_code == 303
+    pages = [
+        stranger.get(EMBED),
+        visitor.get(EMBED),
+        visitor.get(EMBED, headers={"X-API-Key": SERVICE_KEY, "Origin": "https://evil.example"}),
+        stranger.get(f"{EMBED}?origin=https://evil.example&token=a.b.c"),
+    ]
+
+    assert len({page.text for page in pages}) == 1
+    assert len({page.headers["Content-Security-Policy"] for page in pages}) == 1
+    for page in pages:
+        assert "Set-Cookie" not in page.headers
+        assert "evil" not in page.text
+
+
+def test_beside_the_embed_page_nothing_stands_in_a_frame(
+    held: Flask, services: FakeServices, company: str
+) -> None:
+    visitor = held.test_client()
+    assert log_in(visitor).status_code == 303
+    met = dict(answers(held, visitor, company))
+    assert met.pop(EMBED).status_code == 200
+    met["post"] = visitor.post(EMBED)
+    met["below"] = visitor.get(f"{EMBED}/x")
+    met["absent"] = visitor.get("/embed/assets/embed_page.py")
+
+    assert met["/embed/assets/embed.js"].status_code == 200
+    assert met["absent"].status_code == 404
+    for name, answer in met.items():
+        assert answer.headers["X-Frame-Options"] == "DENY", name
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], name
+
+
+def test_without_origins_there_is_no_embed_page(anonymous: FlaskClient) -> None:
+    for path in (EMBED, "/embed/assets/embed.js"):
+        answer = anonymous.get(path, headers={"Accept": "text/html"})
+
+        assert answer.status_code == 404
+        assert "EMBED_ORIGINS" in answer.get_json()["error"]["message"]
+        assert answer.headers["X-Frame-Options"] == "DENY"
+
+
+def test_every_script_of_the_embed_page_is_served_beside_it(held: Flask) -> None:
+    """Also where a proxy lets nobody reach the dashboard."""
+    client = held.test_client()
+    left, seen = set(re.findall(r'(?:src|href)="([^"]+)"', client.get(EMBED).text)), set()
+    while left:
+        path = left.pop()
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert path.startswith("/embed/assets/")
+        seen.add(path)
+        imports = re.findall(r'^import .* from "\./([a-z_]+\.js)";$', answer.text, re.MULTILINE)
+        left |= {f"/embed/assets/{name}" for name in imports} - seen
+    assert {f"/embed/assets/{name}.js" for name in ("bridge", "api", "scan", "words")} <= seen

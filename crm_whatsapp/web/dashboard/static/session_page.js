@@ -182,7 +182,7 @@ export class SessionPage {
     return ["restore", "disconnect", "logout", "connect", "cancel"].map(byId).filter(Boolean);
   }
 
-  /** Run the command of a button at once; pages that ask first replace this. */
+  /** Run the command of a button at once. A page that asks people first replaces this. */
   ask(name) {
     return this.run(name, `/${name}`);
   }

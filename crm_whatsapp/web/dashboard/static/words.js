@@ -51,6 +51,8 @@ const ADVICE = {
 };
 
 export function headline(status) {
+  // A pairing that was cancelled: nothing has ever been connected.
+  if (status.reason === "stopped" && !status.phone_number) return HEADLINES["never-connected"];
   return HEADLINES[status.reason] ?? STATUS_LABELS[status.status];
 }
 

@@ -2,10 +2,23 @@
 
 import { get, proveBy } from "./api.js";
 import { Bridge } from "./bridge.js";
-import { byId, SessionPage, setText } from "./session_page.js";
+import { byId, possibilities, SessionPage, setText } from "./session_page.js";
 
 const SILENCE_MS = 10000; // of the page around; then people are told
 const STEPS = ["preparing-pairing", "pairing", "finishing-pairing"];
+const FOR_SUPPORT = ["retry", "upgrade", "contact-support"]; // who help want to read the details
+const TOLD = [
+  "company_id",
+  "status",
+  "is_connected",
+  "reason",
+  "message",
+  "user_action",
+  "phone_number",
+  "push_name",
+  "last_connected_at",
+  "retry_at",
+];
 const NO_ACCESS = {
   headline: "WhatsApp cannot be shown here",
   notice: "Your account does not reach this company's WhatsApp. Ask whoever manages the CRM's users.",
@@ -25,21 +38,38 @@ function notify(message) {
 
 function shown(status) {
   byId("badge").hidden = false;
-  byId("details").hidden = status.is_connected;
+  byId("details").hidden = !FOR_SUPPORT.includes(status.user_action);
   byId("viewer").hidden = mayManage !== false;
   const step = STEPS.indexOf(status.reason);
+  setText("disconnect", step >= 0 ? "Cancel" : status.is_connected ? "Disconnect" : "Stop trying");
+  showSteps(step);
+  followPanel(possibilities(status));
+  tellStatus(status);
+}
+
+function showSteps(step) {
   byId("steps").hidden = step < 0 || !mayManage;
   [...byId("steps").children].forEach((item, index) => {
     item.dataset.is = index < step ? "done" : index === step ? "now" : "later";
     if (index === step) item.setAttribute("aria-current", "step");
     else item.removeAttribute("aria-current");
   });
-  const { company_id, status: state, is_connected, reason, message, user_action } = status;
-  const { phone_number, push_name, last_connected_at, retry_at } = status;
-  const content = {
-    ...{ company_id, status: state, is_connected, reason, message, user_action },
-    ...{ phone_number, push_name, last_connected_at, retry_at },
-  };
+}
+
+/** Where something is saved, linking a phone again is second choice: folded away. */
+function followPanel({ connect, isSaved }) {
+  const panel = byId("connect-panel");
+  const key = `${connect} ${isSaved}`;
+  if (panel.dataset.key !== key) panel.open = !isSaved;
+  panel.dataset.key = key;
+  panel.toggleAttribute("data-only", !isSaved);
+  panel.querySelector("summary").tabIndex = isSaved ? 0 : -1;
+  byId("replaces").hidden = !isSaved;
+  byId("connect-form").elements.fresh.checked = isSaved; // the saved link has a button of its own
+}
+
+function tellStatus(status) {
+  const content = Object.fromEntries(TOLD.map((name) => [name, status[name] ?? null]));
   const text = JSON.stringify(content);
   if (text !== told) bridge.tell("whatsapp-status", content);
   told = text;
@@ -91,6 +121,7 @@ function open(companyId) {
   const dialog = byId("disconnect-dialog");
   page.ask = (name) => {
     if (name === "restore") return page.run("restore", "/restore");
+    if (STEPS.includes(page.current.reason)) return page.run("disconnect", "/disconnect");
     return dialog.showModal();
   };
   dialog.addEventListener("close", () => {
