@@ -28,6 +28,9 @@ class MediaSettings(BaseSettings):
     media_in_flight_per_company: int = Field(
         default=2, ge=1, le=32, description="Of these of one company at most."
     )
+    media_body_timeout_seconds: Seconds = Field(
+        default=60.0, description="Longest arrival of a body above 1 MB, in seconds; then 408."
+    )
     media_connect_timeout_seconds: Seconds = Field(
         default=5.0, description="Longest wait for a connection to media.url, in seconds."
     )

@@ -40,7 +40,9 @@ def build_attachments(
 def large_body_terms(settings: Settings) -> LargeBodyTerms:
     """Return what bodies with attachments in them may cost."""
     return LargeBodyTerms(
-        content_bytes=settings.media_base64_max_mb * _MB, at_once=settings.media_in_flight
+        content_bytes=settings.media_base64_max_mb * _MB,
+        at_once=settings.media_in_flight,
+        seconds=settings.media_body_timeout_seconds,
     )
 
 

@@ -5,6 +5,7 @@ for them; who finds none is told to come again. A body within the usual bound ne
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -13,7 +14,7 @@ from typing import Any, cast
 from flask import Flask, current_app, request
 
 from crm_whatsapp.domain.errors import ServiceBusy
-from crm_whatsapp.web.errors import BodyTooLarge
+from crm_whatsapp.web.errors import BodyTooLarge, BodyTooSlow
 from crm_whatsapp.web.services import MOST_CONTENT_BYTES, LargeBodyTerms
 from crm_whatsapp.web.strict_blueprint import StrictBlueprint
 
@@ -27,6 +28,7 @@ _EXTENSION = "crm_whatsapp.large_bodies"
 class _Places:
     def __init__(self, terms: LargeBodyTerms) -> None:
         self.most_bytes = terms.content_bytes * 4 // 3 + USUAL_BYTES
+        self.seconds = terms.seconds
         self._free = threading.BoundedSemaphore(terms.at_once)
 
     @contextmanager
@@ -37,6 +39,19 @@ class _Places:
             yield
         finally:
             self._free.release()
+
+
+class _TimedInput:
+    """A body that has to arrive within a time: it holds a place."""
+
+    def __init__(self, body: Any, seconds: float) -> None:
+        self._body = body
+        self._deadline = time.monotonic() + seconds
+
+    def read(self, size: int | None = None) -> bytes:
+        if time.monotonic() >= self._deadline:
+            raise BodyTooSlow()
+        return cast(bytes, self._body.read(size))
 
 
 def install_large_bodies(app: Flask, terms: LargeBodyTerms) -> None:
@@ -64,6 +79,9 @@ class ContentBlueprint(StrictBlueprint):
             if length is not None and length > places.most_bytes:
                 raise BodyTooLarge(max_bytes=places.most_bytes)
             with places.hold():
+                request.environ["wsgi.input"] = _TimedInput(
+                    request.environ["wsgi.input"], places.seconds
+                )
                 return strict(**path_values)
 
         return view

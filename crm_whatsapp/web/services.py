@@ -340,10 +340,12 @@ class LargeBodyTerms:
 
     content_bytes: of the content itself, up to MOST_CONTENT_BYTES.
     at_once: how many of them are worked on at the same time.
+    seconds: how long one may take to arrive.
     """
 
     content_bytes: int = MOST_CONTENT_BYTES
     at_once: int = 4
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
