@@ -16,6 +16,7 @@ from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.media_settings import media_address_guard
 from crm_whatsapp.service.api_key_seal import KeySeal
 from crm_whatsapp.sessions.directory_lock import DirectoryLock
+from crm_whatsapp.sessions.folder_inspection import is_open_to_others
 from crm_whatsapp.sessions.key_ring import KeyRing
 from crm_whatsapp.sessions.owner_id import load_owner_id
 from crm_whatsapp.sessions.service_key import load_service_key
@@ -88,6 +89,12 @@ def prepare_master(server: Any, settings: Settings) -> None:
             style=settings.log_format,
             instance_id=load_owner_id(settings.sessions_dir),
         )
+        if is_open_to_others(settings.sessions_dir):
+            server.log.warning(
+                "SESSIONS_DIR %s can be written by every user of this machine, who can put keys "
+                "and sessions of their own there: chmod o-w it",
+                settings.sessions_dir,
+            )
         _, path, made = service_key(settings)
     except CrmWhatsappError as error:
         refuse(error)

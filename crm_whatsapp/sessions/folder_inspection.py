@@ -193,6 +193,11 @@ def require_own_folder(folder: Path) -> None:
         raise NotADirectoryError(f"{folder.name} is {what}")
 
 
+def is_open_to_others(folder: Path) -> bool:
+    """Tell whether every user of the machine may write to the folder, sticky or not."""
+    return bool(folder.stat().st_mode & stat.S_IWOTH)
+
+
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat(follow_symlinks=False).st_size
