@@ -114,7 +114,9 @@ def installed(names: Sequence[str]) -> Mapping[tuple[str, str], str | None]:
             continue
         said = package.metadata
         found[name, package.version] = of_metadata(
-            said.get("License-Expression"), said.get("License"), said.get_all("Classifier") or []
+            said["License-Expression"] if "License-Expression" in said else None,
+            said["License"] if "License" in said else None,
+            said.get_all("Classifier") or [],
         )
     return found
 
