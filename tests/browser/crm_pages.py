@@ -32,7 +32,8 @@ const crm = (window.crm = {start});
 Object.assign(crm, {{ asked: [], heard: [], next: null }});
 window.addEventListener("message", ({{ origin, data }}) => crm.heard.push({{ origin, ...data }}));
 const session = () => ({{ data: {{ session: {{ access_token: crm.token }} }} }});
-export const companyId = crm.companyId;
+export let companyId = crm.companyId;
+crm.choose = (other, token) => {{ companyId = other; crm.token = token; }};
 export const supabase = {{
   auth: {{
     getSession: async () => (crm.asked.push("getSession"), session()),

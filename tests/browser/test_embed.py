@@ -11,7 +11,12 @@ from crm_site import serving
 from flask import request
 
 from crm_whatsapp.domain.connection import Connection, Reason, Status, UserAction
-from crm_whatsapp.domain.errors import PairingConflict, ServiceBusy
+from crm_whatsapp.domain.errors import (
+    CrmWhatsappError,
+    PairingConflict,
+    RateLimited,
+    ServiceBusy,
+)
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import PresentedCredentials, Principal
 from tests.browser.conftest import serving_app
@@ -453,17 +458,14 @@ def test_another_company_begins_anew(
     chromium: Any, site: str, crm: CrmPages, services: Project
 ) -> None:
     services.sessions.connections[COMPANY] = connected(COMPANY, "5511987654321", "Padaria Sol")
+    services.sessions.connections[FOREIGN] = connected(FOREIGN, "5511900000000", "Oficina Lua")
     open_page(chromium, crm)
     assert text_of(chromium, "#push-name") == "Padaria Sol"
-    crm.company_id, crm.token = FOREIGN, stranger_token()
-    send = f"window.frames[0].postMessage({MESSAGE}, '*')"
-    chromium.switch_to.default_content()
-    chromium.execute_script(
-        "import('/crm.js?next').then(() => 0); window.crm.token = arguments[0]", crm.token
-    )
-    chromium.execute_script(send, crm.token, FOREIGN)
+    script = f"window.crm.choose(arguments[1], arguments[0]); frames[0].postMessage({MESSAGE}, '*')"
+    of_crm(chromium, script, stranger_token(), FOREIGN)
     into_frame(chromium)
-    wait_for(chromium, "the page anew", lambda: "Padaria" not in text_of(chromium, "#content"))
+    wait_for(chromium, "the other", lambda: text_of(chromium, "#push-name") == "Oficina Lua")
+    assert text_of(chromium, "#phone") == "+5511900000000"
 
 
 @pytest.mark.parametrize("sent", [{"token": 7}, {"token": "a b"}, {"company_id": "x"}, {}])
@@ -479,15 +481,18 @@ def test_a_message_that_makes_no_sense_is_answered(
     assert wanted in text_of(chromium, "#notice")
 
 
+@pytest.mark.parametrize(
+    "refusal", [ServiceBusy(), RateLimited("Too many codes.", retry_after_seconds=2)], ids=type
+)
 def test_retry_after_is_waited_for(
-    chromium: Any, site: str, crm: CrmPages, services: Project
+    chromium: Any, site: str, crm: CrmPages, services: Project, refusal: CrmWhatsappError
 ) -> None:
     open_page(chromium, crm)
-    services.sessions.failure = ServiceBusy()
+    services.sessions.failure = refusal
     find(chromium, "#connect").click()
     wait_for(chromium, "the pause", lambda: "try again in" in text_of(chromium, "#hold"))
     assert not find(chromium, "#connect").is_enabled()
-    assert text_of(chromium, "#notice")
+    assert text_of(chromium, "#notice") == refusal.message
     services.sessions.failure = None
     wait_for(chromium, "the end of it", lambda: find(chromium, "#connect").is_enabled())
     wait_for(chromium, "a clean page", lambda: not is_shown(chromium, "#notice"))

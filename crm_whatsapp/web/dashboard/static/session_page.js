@@ -61,7 +61,7 @@ export class SessionPage {
     this.current = null;
     this.changesHeard = 0;
     this.noticeIsOfPoll = false;
-    this.heldUntil = 0;
+    this.held = new Map(); // buttons, and until when
     this.live = null;
     this.scanPanel = new ScanPanel(companyId, sandboxPhoneUrl, () => this.live?.isLive !== false);
     this.poller = new Poller(() => this.look());
@@ -167,19 +167,21 @@ export class SessionPage {
       const what = this.current.status === "banned" ? "The suspension ends" : "Next try";
       byId("retry").textContent = `${what} in ${duration(left)}.`;
     }
-    const held = this.heldUntil - performance.now();
-    byId("hold").hidden = !(held > 0);
-    if (held > 0) {
-      byId("hold").textContent = `You can try again in ${duration(held)}.`;
-    } else if (this.heldUntil) {
-      this.heldUntil = 0;
-      for (const button of this.commands()) button.disabled = false;
-      this.notify("");
-    }
+    this.release();
   }
 
-  commands() {
-    return ["restore", "disconnect", "logout", "connect", "cancel"].map(byId).filter(Boolean);
+  /** Give the buttons back that the server wanted to be left alone by for a while. */
+  release() {
+    const now = performance.now();
+    for (const [button, until] of this.held) {
+      if (until > now) continue;
+      this.held.delete(button);
+      button.disabled = false;
+      this.notify("");
+    }
+    const next = Math.min(...this.held.values());
+    byId("hold").hidden = !this.held.size;
+    if (this.held.size) byId("hold").textContent = `You can try again in ${duration(next - now)}.`;
   }
 
   /** Run the command of a button at once. A page that asks people first replaces this. */
@@ -200,13 +202,12 @@ export class SessionPage {
       await this.showAnswer(run());
     } catch (error) {
       this.notify(this.failed(error));
-      this.heldUntil = error.retryAfterMs ? performance.now() + error.retryAfterMs : 0;
+      if (error.retryAfterMs) this.held.set(button, performance.now() + error.retryAfterMs);
     } finally {
-      const isHeld = this.heldUntil > 0;
-      for (const one of [button, ...(isHeld ? this.commands() : [])]) one.disabled = isHeld;
-      this.tick();
+      button.disabled = this.held.has(button);
+      this.release();
       if (hadFocus && document.activeElement === document.body) {
-        (button.checkVisibility() && !isHeld ? button : byId("headline")).focus();
+        (button.checkVisibility() && !button.disabled ? button : byId("headline")).focus();
       }
       this.poller.now();
     }
