@@ -58,14 +58,14 @@ class RequestBody:
     def is_over(self) -> bool:
         """Tell whether the next byte of the connection is that of another request.
 
-        Reads what the app has left, if little, as far as it has arrived.
+        Reads what the app has left, if little, as far as it has arrived. What is more is never read:
+        the answer will have said that the connection ends.
         """
         if not self._has_ended and not self.failed:
             with self._client.without_waiting():
                 try:
                     self.read(_MOST_READ_AT_END)
-                    if not self._has_ended:
-                        self.read(1)
+                    self.failed = not self._has_ended and self.read(1) != b""
                 except (BodyBroken, BodyTooSlow):
                     self.failed = True
         return self._has_ended and not self.failed
