@@ -28,6 +28,7 @@ FUNCTION = "public.whatsapp_companies_of_user_v1(uuid)"
 _MOST_USERS = 4_096
 _MOST_CALLS = 4  # at a time: half of the connections that everything else shares
 _RENEWED_AFTER = 0.75  # of cache_seconds
+_FAILING_FOR = 2  # times retry_seconds: whoever polls has tried again by then
 _NEVER = float("-inf")
 _PROBLEMS = {
     MembershipSource.SHIPPED: f"USER_COMPANY_SOURCE is membership, but {FUNCTION} is still the one "
@@ -111,7 +112,7 @@ class Memberships:
             age = self._monotonic() - entry.read_at
         if age < self._terms.cache_seconds * _RENEWED_AFTER:
             return entry.roles
-        if age < self._terms.cache_seconds or self._may_outlast(age):
+        if age < self._terms.cache_seconds or self._may_outlast(entry, age):
             self._renew(user_id, entry)
             return entry.roles
         if self._claim(entry):
@@ -142,15 +143,20 @@ class Memberships:
             self._entries.popitem(last=False)
         return entry
 
-    def _may_outlast(self, age: float) -> bool:
-        """Tell whether an old answer is given, because the database is known not to answer."""
-        return self._away_since is not None and age < self._terms.stale_seconds
+    def _may_outlast(self, entry: _Entry, age: float) -> bool:
+        """Tell whether an old answer is given, because there is none to be had just now.
+
+        A failure of long ago says nothing: then it has to be tried first.
+        """
+        away_since, probe = self._away_since, self._probe
+        failed_at = max(entry.failed_at, _NEVER if away_since is None else away_since)
+        is_failing = self._monotonic() - failed_at < _FAILING_FOR * self._terms.retry_seconds
+        return age < self._terms.stale_seconds and (is_failing or probe is not None)
 
     def _answer(self, entry: _Entry) -> Roles:
         """Return what is known after it was asked for."""
         age = self._monotonic() - entry.read_at
-        failed = entry.failed_at > entry.read_at or self._away_since is not None
-        if age < (self._terms.stale_seconds if failed else self._terms.cache_seconds):
+        if age < self._terms.cache_seconds or self._may_outlast(entry, age):
             return entry.roles
         raise MembershipUnknown()
 
@@ -216,7 +222,7 @@ class Memberships:
 
     def _note_answer(self, entry: _Entry, roles: Roles, asked_at: float) -> None:
         with self._lock:
-            entry.roles, entry.read_at = roles, asked_at
+            entry.roles, entry.read_at, entry.failed_at = roles, asked_at, _NEVER
             self._away_since = None
 
     def _note_failure(self, entry: _Entry, *, is_away: bool) -> None:

@@ -33,6 +33,11 @@ def test_the_defaults_are_good() -> None:
     assert roles["viewer"] == {Scope.READ}
 
 
+def test_who_is_removed_from_the_table_is_out_within_a_minute_streams_included() -> None:
+    defaults = settings()
+    assert defaults.user_membership_cache_seconds + defaults.sse_heartbeat_seconds <= 60
+
+
 def test_origins_are_taken_as_they_are() -> None:
     text = "https://crm.example.com, http://127.0.0.1:3000,http://[::1]:8080"
     assert cors_origins(settings(cors_origins=text)) == {

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crm_whatsapp.domain.errors import StoreRejected, StoreUnavailable
 from crm_whatsapp.domain.memberships import MembershipSource, MembershipUnknown
@@ -18,6 +20,16 @@ TERMS = MembershipTerms(
     cache_seconds=45.0, stale_seconds=300.0, retry_seconds=5.0, wait_seconds=30.0
 )
 DEADLINE_SECONDS = 30.0
+FAILURES = {
+    "away": StoreUnavailable(),
+    "fail": StoreRejected("division by zero"),
+    "back": None,
+}
+STEPS = [
+    (step, seconds)
+    for step in ("ask", "ask", "ask", "ask about another", "join", "leave", "away", "fail", "back")
+    for seconds in (0.0, 1.0, 6.0, 36.0, 50.0, 290.0)
+]
 
 
 class Hands:
@@ -110,6 +122,12 @@ def test_an_answer_about_to_grow_old_is_renewed_beside_the_request(
     hands.seconds += 30
     known.roles_of(ANA)
     assert store.calls == 2
+
+
+def hold_renewals(go_on: threading.Event) -> None:
+    """Have what is asked beside a request answered after it, never before."""
+    if threading.current_thread().name == "memberships":
+        assert go_on.wait(DEADLINE_SECONDS)
 
 
 def together(count: int, ask: Callable[[], object]) -> list[object]:
@@ -251,6 +269,23 @@ class TestWithoutTheDatabase:
         store.add(BIA, BOLT)
         assert known.roles_of(BIA) == {BOLT: {""}}  # an old answer is not given any more
 
+    def test_an_outage_of_long_ago_is_no_reason_to_let_somebody_in(
+        self, known: Memberships, store: FakeMembershipStore, hands: Hands
+    ) -> None:
+        go_on = threading.Event()
+        store.before = lambda: hold_renewals(go_on)
+        known.roles_of(ANA)
+        store.failure = StoreUnavailable()
+        hands.seconds += 50
+        assert known.roles_of(ANA) == {ACME: {"admin"}}
+        store.failure = None  # back, and nobody asked until now
+        store.remove(ANA, ACME)
+        hands.seconds += 100
+        try:
+            assert known.roles_of(ANA) == {}
+        finally:
+            go_on.set()
+
     def test_a_call_that_was_made_before_a_removal_does_not_prolong_it(
         self, known: Memberships, store: FakeMembershipStore, hands: Hands
     ) -> None:
@@ -263,6 +298,66 @@ class TestWithoutTheDatabase:
         store.remove(ANA, ACME)
         hands.seconds += 5
         assert known.roles_of(ANA) == {}
+
+
+class Model:
+    """A user who comes and goes, and what may be believed of that."""
+
+    def __init__(self) -> None:
+        self.hands, self.store = Hands(), FakeMembershipStore()
+        self.known = Memberships(self.store, TERMS, self.hands)
+        self.history = [(self.hands.seconds, False)]  # since when they belong, or do not
+        self.failed_at = float("-inf")
+        self.store.before = lambda: hold_renewals(self.go_on)
+        self.go_on = threading.Event()
+
+    def do(self, step: str) -> None:
+        if step.startswith("ask"):
+            self.ask(BIA if step == "ask about another" else ANA)
+        elif step in ("join", "leave"):
+            change = self.store.add if step == "join" else self.store.remove
+            change(ANA, ACME)
+            self.history.append((self.hands.seconds, step == "join"))
+        else:
+            self.store.failure = FAILURES[step]
+
+    def ask(self, user_id: str) -> None:
+        calls = self.store.calls
+        try:
+            answer = bool(self.known.roles_of(user_id))
+        except MembershipUnknown:
+            answer = None
+        self.go_on.set()
+        await_renewals()
+        self.go_on.clear()
+        if self.store.failure is not None and self.store.calls > calls:
+            self.failed_at = self.hands.seconds
+        if user_id == ANA:
+            self.judge(answer)
+
+    def judge(self, answer: bool | None) -> None:
+        now = self.hands.seconds
+        is_failing = now - self.failed_at < 2 * TERMS.retry_seconds
+        if answer is None:
+            assert is_failing, "a healthy database was not asked"
+        else:
+            longest = TERMS.stale_seconds if is_failing else TERMS.cache_seconds
+            assert answer in true_since(self.history, now - longest)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=st.lists(st.sampled_from(STEPS), max_size=60))
+def test_whatever_happens_nothing_older_is_believed(steps: list[tuple[str, float]]) -> None:
+    model = Model()
+    for step, seconds in steps:
+        model.hands.seconds += seconds
+        model.do(step)
+
+
+def true_since(history: list[tuple[float, bool]], earliest: float) -> set[bool]:
+    """Return what was true at some time since then."""
+    before = [belongs for at, belongs in history if at <= earliest][-1:]
+    return {*before, *(belongs for at, belongs in history if at > earliest)}
 
 
 class TestAFunctionThatFails:
