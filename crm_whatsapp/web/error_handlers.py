@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from flask import Flask, Response, jsonify, render_template, request
+from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from crm_whatsapp.domain import errors as domain
@@ -11,6 +11,7 @@ from crm_whatsapp.domain import media, snapshots, user_keys
 from crm_whatsapp.domain.api_keys import KeysUnknown
 from crm_whatsapp.domain.memberships import MembershipUnknown
 from crm_whatsapp.web import errors as web
+from crm_whatsapp.web.auth import Principal
 from crm_whatsapp.web.request_context import note_limited
 
 _STATUS: dict[type[domain.CrmWhatsappError], int] = {
@@ -77,6 +78,8 @@ _HTTP_MESSAGES = {
     405: "This address does not take that method.",
     413: "The request body is too large.",
 }
+# Their messages name folders, hosts and settings: a company's key is often not the operator's.
+_INSIDE = (domain.StoreUnavailable, domain.StoreRejected, domain.StorageError)
 _log = logging.getLogger(__name__)
 
 
@@ -96,6 +99,8 @@ def _known_error(error: domain.CrmWhatsappError) -> Response:
     status = status_of(error)
     if status >= 500:
         _log.warning("%s: %s", error.code, error.message)
+    if isinstance(error, _INSIDE) and not _is_operator():
+        error = type(error)()  # the log has what happened
     details = {name: it for name, it in error.details.items() if name not in _NO_DETAILS}
     if isinstance(error, domain.InvalidInput) and "field" in details:
         fields = [{"field": details["field"], "message": error.message}]
@@ -115,6 +120,11 @@ def _known_error(error: domain.CrmWhatsappError) -> Response:
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
+
+
+def _is_operator() -> bool:
+    principal = g.get("principal")
+    return isinstance(principal, Principal) and principal.is_service
 
 
 def _http_error(error: HTTPException) -> Any:

@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 from structlog.contextvars import get_contextvars
 
 from crm_whatsapp.domain import errors
+from crm_whatsapp.domain.api_keys import Scope
 from crm_whatsapp.domain.connection import Status, UserAction
 from crm_whatsapp.web import errors as web_errors
 from crm_whatsapp.web.error_handlers import status_of
@@ -223,3 +224,27 @@ def test_no_trace_even_in_debug(app: Flask, services: FakeServices, company: str
     assert answer.status_code == 500
     assert "Traceback" not in answer.text
     assert "secret place" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "kind", [errors.StoreUnavailable, errors.StoreRejected, errors.StorageError]
+)
+def test_what_is_inside_is_told_to_the_operator_alone(
+    client: FlaskClient,
+    app: Flask,
+    services: FakeServices,
+    company: str,
+    kind: type[errors.CrmWhatsappError],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    services.sessions.failure = kind("Cannot read /data/sessions on db.internal.", sql_state="42")
+    _, text = services.keys.make(company_id=company, scopes=frozenset({Scope.READ}))
+    path = f"{API}/status?company_id={company}"
+
+    own = app.test_client().get(path, headers={"X-API-Key": text})
+    assert own.status_code == status_of(kind())
+    assert own.get_json()["error"] == {"code": kind.code, "message": kind().message}
+    assert "db.internal" in caplog.text
+    told = client.get(path).get_json()["error"]
+    assert told["message"] == "Cannot read /data/sessions on db.internal."
+    assert told["sql_state"] == "42"
