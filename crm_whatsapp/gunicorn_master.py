@@ -15,6 +15,7 @@ from crm_whatsapp.domain.errors import ConfigurationError, CrmWhatsappError
 from crm_whatsapp.log_output import configure_logging
 from crm_whatsapp.media_settings import media_address_guard
 from crm_whatsapp.service.api_key_seal import KeySeal
+from crm_whatsapp.serving.threaded_worker import ClientWorker
 from crm_whatsapp.sessions.directory_lock import DirectoryLock
 from crm_whatsapp.sessions.folder_inspection import is_open_to_others
 from crm_whatsapp.sessions.key_ring import KeyRing
@@ -53,6 +54,24 @@ def service_key(settings: Settings) -> tuple[str, Path | None, bool]:
     return found.key, found.path, found.made
 
 
+def check_worker(cfg: Any) -> None:
+    """Look at what only gunicorn's own options can have changed.
+
+    Raises:
+        ConfigurationError: an option would let slow clients hold up everybody, or be ignored.
+    """
+    if not issubclass(cfg.worker_class, ClientWorker):
+        raise ConfigurationError(
+            f"in gunicorn's worker class {cfg.worker_class.__name__} slow clients hold up "
+            "all others: remove --worker-class, and -k, also from GUNICORN_CMD_ARGS"
+        )
+    if cfg.is_ssl:
+        raise ConfigurationError(
+            "the service speaks HTTP without TLS: remove --certfile and --keyfile, and put a "
+            "reverse proxy with TLS in front"
+        )
+
+
 def check_snapshot_settings(settings: Settings) -> None:
     """Look at what only matters once a session is copied: then it would be too late to refuse.
 
@@ -75,6 +94,7 @@ def prepare_master(server: Any, settings: Settings) -> None:
                 f"one worker runs all sessions of a SESSIONS_DIR, not {server.cfg.workers}: "
                 "remove --workers and WEB_CONCURRENCY, and run more pods for more load"
             )
+        check_worker(server.cfg)
         check_snapshot_settings(settings)
         check_webhook_settings(settings)
         check_user_settings(settings)

@@ -58,7 +58,7 @@ class RequestBody:
     def is_over(self) -> bool:
         """Tell whether the next byte of the connection is that of another request.
 
-        Reads what the app has left, if little, as far as it has arrived. What is more is never read:
+        Reads what the app has left, if little, as far as it has arrived. More is never read:
         the answer will have said that the connection ends.
         """
         if not self._has_ended and not self.failed:

@@ -269,3 +269,18 @@ class TestGunicorn:
         line = self.refuse(tmp_path, "--workers", "2")
 
         assert line.startswith("one worker runs all sessions of a SESSIONS_DIR, not 2")
+
+    def test_refuses_a_worker_in_which_slow_clients_hold_up_all(self, tmp_path: Path) -> None:
+        line = self.refuse(tmp_path, "--worker-class", "gthread")
+
+        assert line.startswith("in gunicorn's worker class ThreadWorker slow clients hold up all")
+
+    def test_refuses_tls_that_it_would_not_speak(self, tmp_path: Path) -> None:
+        for name in ("cert", "key"):
+            (tmp_path / name).write_text("")
+
+        line = self.refuse(
+            tmp_path, "--certfile", str(tmp_path / "cert"), "--keyfile", str(tmp_path / "key")
+        )
+
+        assert line.startswith("the service speaks HTTP without TLS")
