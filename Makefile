@@ -64,8 +64,8 @@ format: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: install ## all tests but the soak
-	$(BIN)/python -m pytest -m "not soak" --durations=10 $(ARGS)
+test: install ## all tests but the soak: many at once, then those that need the machine alone
+	$(BIN)/python scripts/run_tests.py $(ARGS)
 
 soak: install ## the long test
 	$(BIN)/python -m pytest -m soak $(ARGS)
