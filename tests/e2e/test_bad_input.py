@@ -14,7 +14,7 @@ from deployment import Deployment, SandboxAdmin, empty_database
 
 from local_supabase import LocalSupabase
 from sandbox import Sandbox
-from service_process import API, Answer
+from service_process import API, Answer, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -65,9 +65,16 @@ def deployment(
     world = Deployment(stack=stack, sandbox=sandbox, phones=phones, folder=folder)
     try:
         world.start(SYNC_INTERVAL_SECONDS="3600")
+        assert wait_for(lambda: has_read_the_keys(world), 30), "the keys were not read"
         yield world
     finally:
         world.end()
+
+
+def has_read_the_keys(world: Deployment) -> bool:
+    """Tell whether the keys of the database are known; until then a file of them may appear."""
+    checks = {check["name"]: check for check in world.service.readiness()["checks"]}
+    return bool(checks["api-keys"]["loaded"])
 
 
 def entries(root: Path) -> set[str]:

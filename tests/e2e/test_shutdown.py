@@ -173,6 +173,7 @@ def test_sigterm_while_sessions_are_starting(deployment: Deployment) -> None:
     assert_stores_are_whole(deployment, list(companies))
 
 
+@pytest.mark.alone
 def test_sigterm_during_the_boot(deployment: Deployment) -> None:
     companies = deployment.seed(2)
     service = deployment.new_service(**GRACE)
