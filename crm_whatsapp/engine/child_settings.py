@@ -23,6 +23,7 @@ class ChildSettings:
     calls_per_engine: int
     uploads_per_client: int
     uploads_per_engine: int
+    upload_bytes_at_once: int
     heartbeat_seconds: float
     memory_check_seconds: float
 

@@ -22,6 +22,7 @@ from crm_whatsapp.engine.media_sending import MediaSending
 from crm_whatsapp.engine.pairing_client import PairingClient
 from crm_whatsapp.engine.session_lock import SessionLock
 from crm_whatsapp.engine.start_gate import DialSlot, StartGate
+from crm_whatsapp.engine.upload_budget import UploadBudget
 from crm_whatsapp.engine.vitals import read_pss_bytes, read_vitals
 from crm_whatsapp.engine.whatsapp_client import ClientFactory, WhatsAppClient
 
@@ -61,6 +62,7 @@ class EngineHost:
             per_client=settings.uploads_per_client,
             per_engine=settings.uploads_per_engine,
         )
+        self._upload_budget = UploadBudget(settings.upload_bytes_at_once)
         self._changed = threading.Condition()
         self._clients: dict[str, HostedClient] = {}
         self._kept: list[HostedClient] = []
@@ -226,6 +228,7 @@ class EngineHost:
             company_id=frame["company_id"],
             find_client=lambda: self._find_client(frame),
             uploads=self._uploads,
+            budget=self._upload_budget,
             calls=self._calls,
             done=lambda result: self._answer(frame, media_fields(result)),
         ).begin()

@@ -188,6 +188,7 @@ class Engine:
             calls_per_engine=settings.calls_per_engine,
             uploads_per_client=settings.uploads_per_client,
             uploads_per_engine=settings.uploads_per_engine,
+            upload_bytes_at_once=settings.upload_bytes_at_once,
             heartbeat_seconds=settings.heartbeat_seconds,
             memory_check_seconds=settings.memory_check_seconds,
         )

@@ -1,10 +1,12 @@
 """One attachment on its way through an engine: read, uploaded, sent."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from crm_whatsapp.engine.call_desk import CallDesk
 from crm_whatsapp.engine.media_frames import MediaOrder
+from crm_whatsapp.engine.upload_budget import UploadBudget
 from crm_whatsapp.engine.whatsapp_client import OutgoingMedia, SendReceipt, WhatsAppClient
 
 
@@ -29,6 +31,7 @@ class MediaSending:
         company_id: str,
         find_client: Callable[[], WhatsAppClient | None],
         uploads: CallDesk,
+        budget: UploadBudget,
         calls: CallDesk,
         done: Callable[[SendReceipt | Exception], None],
     ) -> None:
@@ -36,9 +39,13 @@ class MediaSending:
         self._company_id = company_id
         self._find_client = find_client
         self._uploads = uploads
+        self._budget = budget
         self._calls = calls
         self._done = done
         self._content = b""
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._taken = 0
 
     def begin(self) -> None:
         """Upload, and go on when that is done."""
@@ -55,13 +62,26 @@ class MediaSending:
         )
 
     def _read(self) -> None:
-        self._content = self._order.parcel.path.read_bytes()
+        path = self._order.parcel.path
+        taken = self._budget.take(path.stat().st_size, self._order.upload_seconds)
+        with self._lock:
+            if not self._is_over:
+                self._taken = taken
+        if not self._taken:
+            self._budget.give_back(taken)
+            raise TimeoutError("its time was over before it began")
+        self._content = path.read_bytes()
 
     def _take_content(self) -> bytes:
         content, self._content = self._content, b""
         return content
 
     def _uploaded(self, result: Any) -> None:
+        # In its time or after it: an upload that hangs must not keep others waiting for ever.
+        with self._lock:
+            self._is_over = True
+            taken = self._taken
+        self._budget.give_back(taken)
         if isinstance(result, Exception):
             failure = NotUploaded(str(result))
             failure.__cause__ = result

@@ -27,6 +27,7 @@ class EngineSettings:
     calls_per_engine: int = 100
     uploads_per_client: int = 4  # not come back at once
     uploads_per_engine: int = 16
+    upload_bytes_at_once: int = 32 * 1024 * 1024
 
     probe_seconds: float = 10.0
     logout_seconds: float = 10.0

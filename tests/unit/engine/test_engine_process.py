@@ -36,6 +36,7 @@ SETTINGS = ChildSettings(
     calls_per_engine=100,
     uploads_per_client=4,
     uploads_per_engine=16,
+    upload_bytes_at_once=1000,
     heartbeat_seconds=0.1,
     memory_check_seconds=0.1,
 )

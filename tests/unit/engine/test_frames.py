@@ -65,6 +65,7 @@ def test_settings_cross_the_pipe() -> None:
         calls_per_engine=100,
         uploads_per_client=4,
         uploads_per_engine=16,
+        upload_bytes_at_once=1000,
         heartbeat_seconds=1,
         memory_check_seconds=15,
     )

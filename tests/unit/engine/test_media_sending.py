@@ -15,7 +15,9 @@ from crm_whatsapp.engine.frames import decode, encode
 from crm_whatsapp.engine.media_frames import MediaOrder
 from crm_whatsapp.engine.media_sending import MediaSending, NotUploaded
 from crm_whatsapp.engine.start_gate import StartGate
+from crm_whatsapp.engine.upload_budget import UploadBudget
 from crm_whatsapp.engine.whatsapp_client import CallFailed, OutgoingMedia, SendReceipt
+from service_process import wait_for
 
 WAIT_SECONDS = 10.0
 RECEIPT = SendReceipt(message_id="3EB0", server_timestamp_seconds=1)
@@ -55,6 +57,7 @@ class Bench:
         self.gate = gate
         self.uploads = CallDesk(gate=gate, alarm=Alarm("up"), per_client=1, per_engine=2)
         self.calls = CallDesk(gate=gate, alarm=Alarm("calls"), per_client=1, per_engine=2)
+        self.budget = UploadBudget(4)
         self.client: Uploader | None = Uploader()
         self.results: queue.Queue[Any] = queue.Queue()
         self.path = folder / "content"
@@ -81,6 +84,7 @@ class Bench:
             company_id="c-1",
             find_client=lambda: self.client,  # type: ignore[arg-type, return-value]
             uploads=self.uploads,
+            budget=self.budget,
             calls=self.calls,
             done=self.results.put,
         ).begin()
@@ -123,8 +127,7 @@ def test_a_late_upload_sends_nothing_and_holds_no_call_and_no_gate(bench: Bench)
     assert len(client.uploaded) == 1
     client.go.set()
     assert client.returned.wait(WAIT_SECONDS)
-    while bench.uploads._open.total():
-        threading.Event().wait(0.01)
+    assert wait_for(lambda: not bench.uploads._open.total(), WAIT_SECONDS)
     assert client.sent == []
     assert bench.results.empty()
 
@@ -169,3 +172,33 @@ def test_addresses_with_keys_in_them_stay_in_the_engine() -> None:
     url = "https://mmg.whatsapp.net/mms/image/abc?auth=secret&token=secret"
     failure = NotUploaded(f'failed to execute request: Post "{url}": EOF')
     assert media_fields(failure)["detail"] == 'failed to execute request: Post "(address)": EOF'
+
+
+def test_large_uploads_wait_for_others_and_none_for_ever(bench: Bench) -> None:
+    client = bench.client
+    assert client is not None
+    bench.budget = UploadBudget(3)
+    client.go.clear()
+    bench.send(upload_seconds=0.5)
+    assert wait_for(lambda: bool(client.uploaded), WAIT_SECONDS)
+    with pytest.raises(TimeoutError):
+        bench.budget.take(1, 0.01)
+    assert media_fields(bench.result())["outcome"] == "not-uploaded"
+    taken = bench.budget.take(99, WAIT_SECONDS)  # the one that hangs does not keep it
+    assert taken == 3
+    bench.budget.give_back(taken)
+    client.go.set()
+    assert client.returned.wait(WAIT_SECONDS)
+    bench.budget.give_back(bench.budget.take(3, WAIT_SECONDS))
+    assert bench.budget._taken == 0
+
+
+def test_what_waited_too_long_gives_back_what_it_gets(bench: Bench) -> None:
+    taken = bench.budget.take(4, WAIT_SECONDS)
+    bench.send(upload_seconds=0.05)
+    assert media_fields(bench.result())["outcome"] == "not-uploaded"
+    bench.budget.give_back(taken)
+    assert wait_for(lambda: not bench.uploads._open.total(), WAIT_SECONDS)
+    assert bench.budget._taken == 0
+    assert bench.client is not None
+    assert bench.client.uploaded == []

@@ -52,6 +52,25 @@ def test_content_in_the_request_is_handed_over_decoded(
     assert services.messaging.sent == []
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 196_607, 196_608, 196_609, 500_000])
+def test_long_content_is_decoded_whole(
+    client: FlaskClient, services: FakeServices, company: str, size: int
+) -> None:
+    content = (CONTENT * 2000)[:size]
+    body = {"base64": base64.b64encode(content).decode()}
+    assert send(client, company, type="image", media=body).status_code == 200
+    assert services.attachments.sent[0][3].content == content
+
+
+def test_an_end_before_the_end_is_no_base64(
+    client: FlaskClient, services: FakeServices, company: str
+) -> None:
+    for filling in ("A" * 262_143 + "=", "A" * 262_142 + "=="):
+        body = {"base64": filling + "AAAA"}
+        assert send(client, company, type="image", media=body).status_code == 400
+    assert services.attachments.sent == []
+
+
 @pytest.mark.parametrize("kind", MediaKind)
 def test_a_url_is_handed_over_as_it_is(
     client: FlaskClient, services: FakeServices, company: str, kind: MediaKind
