@@ -6,7 +6,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from local_stack.ports import find_free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 API = "/api/whatsapp"
@@ -52,10 +53,8 @@ class Answer:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that nobody listens on, and that no outgoing connection gets."""
+    return find_free_port()
 
 
 @dataclass(slots=True)

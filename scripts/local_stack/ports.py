@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from local_stack.processes import StackError
 # component comes back to it.
 FIRST_PORT, LAST_PORT = 15_000, 32_000
 ATTEMPTS = 200
+_DICE = random.SystemRandom()  # several test processes choose at once, some with a fixed seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ def reserve_ports(path: Path) -> StackPorts:
     for field in fields(StackPorts):
         port = getattr(remembered, field.name, None)
         if port is None or port in chosen.values() or not is_free(port):
-            port = _find_free(set(chosen.values()))
+            port = find_free_port(set(chosen.values()))
         chosen[field.name] = port
     ports = StackPorts(**chosen)
     write_private(path, json.dumps(asdict(ports), indent=2))
@@ -57,9 +59,14 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _find_free(taken: set[int]) -> int:
+def find_free_port(taken: Collection[int] = ()) -> int:
+    """Return a port that is free now and not one of these.
+
+    Raises:
+        StackError: none was found.
+    """
     for _ in range(ATTEMPTS):
-        port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311 - not a secret
+        port = _DICE.randint(FIRST_PORT, LAST_PORT)
         if port not in taken and is_free(port):
             return port
     raise StackError(f"No free port between {FIRST_PORT} and {LAST_PORT}.")
