@@ -14,6 +14,7 @@ from crm_whatsapp.domain.errors import InvalidInput
 MOST_STRUCTURE_BYTES = 64 * 1024
 """Braces, commas, numbers, blanks and quotes of one body together."""
 
+_MOST_ESCAPES = 200_000  # the longest text, written as pairs of them, has 131,072
 _MOST_MEMBERS = 200
 _MAX_ECHOED_NAME = 64
 _REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -26,7 +27,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         InvalidInput: it is no JSON, no object, has a name twice, or is made to be expensive.
     """
     if len(raw) > MOST_STRUCTURE_BYTES and not is_worth_parsing(raw):
-        raise InvalidInput("The body has too many values.")
+        raise InvalidInput("The body has too many values, or too many escapes.")
     try:
         value = json.loads(
             raw.decode("utf-8"),
@@ -41,7 +42,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def is_worth_parsing(raw: bytes) -> bool:
-    """Tell whether little of this lies outside of strings, without parsing it."""
+    """Tell whether little of this lies outside of strings, or is escaped, without parsing it."""
+    if raw.count(b"\\") > _MOST_ESCAPES:
+        return False
     return structure_bytes(raw, stop_above=MOST_STRUCTURE_BYTES) <= MOST_STRUCTURE_BYTES
 
 

@@ -40,7 +40,7 @@ class StrictBlueprint(APIBlueprint):
         """Document what is refused before the view; called by flask-openapi3 for every route."""
         responses = more.get("responses") or {}
         if "body" in signature(func).parameters:
-            responses = {413: ErrorBody, 415: ErrorBody, **responses}
+            responses = {408: ErrorBody, 413: ErrorBody, 415: ErrorBody, **responses}
         access = declared_access(func)
         if access is not None and access.scope is not None:
             responses = {**responses, 429: ErrorBody}
