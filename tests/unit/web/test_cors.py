@@ -34,13 +34,13 @@ class Town(FakeServices):
 
     def __init__(self) -> None:
         super().__init__()
-        self.users = project(KeyList(jwk(EC_KEY, "ec-1")))
+        self.signed_in = project(KeyList(jwk(EC_KEY, "ec-1")))
 
     def provide(self) -> WebServices | None:
         found = super().provide()
         if found is None:
             return None
-        both = CompositeAuthenticator((found.authenticator, self.users))
+        both = CompositeAuthenticator((found.authenticator, self.signed_in))
         fields = {name: getattr(found, name) for name in WebServices.__dataclass_fields__}
         return WebServices(**{**fields, "authenticator": both})
 
