@@ -1,6 +1,8 @@
 """The answers of `npm audit` are told from no answer."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from supply_chain.asking import CouldNotAsk, Ran, UnclearAnswer
 from supply_chain.components import Ecosystem
 from supply_chain.findings import Finding
-from supply_chain.node_holes import read_answer
+from supply_chain.node_holes import NodeDatabase, read_answer
 
 VERSIONS = {"node_modules/ws": "8.0.0", "node_modules/a/node_modules/ws": "7.0.0"}
 ADVISORY = {
@@ -141,3 +143,28 @@ def test_an_answer_that_cannot_be_relied_on_is_none(said: object, words: str) ->
     with pytest.raises(UnclearAnswer) as caught:
         read_answer(ran(said), VERSIONS)
     assert words in str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CannedDatabase(NodeDatabase):
+    """Gives one answer to everything."""
+
+    said: Ran
+
+    def _run(self, folder: Path, seconds: float) -> Ran:
+        return self.said
+
+
+def test_an_answer_about_another_number_of_packages_is_none(tmp_path: Path) -> None:
+    lock = tmp_path / "package-lock.json"
+    entry = {"version": "1.0.0", "integrity": "sha512-x"}
+    packages = {"": {}, **{f"node_modules/{name}": entry for name in ("a", "b", "c")}}
+    lock.write_text(json.dumps({"packages": packages}))
+    none: dict[str, Any] = {**REPORT, "vulnerabilities": {}}
+
+    assert CannedDatabase(locks=(lock,), said=ran(none, 0)).ask() == ()
+    two = {**none, "metadata": {"dependencies": {"total": 2}}}
+    with pytest.raises(UnclearAnswer, match="npm looked at 2 packages"):
+        CannedDatabase(locks=(lock,), said=ran(two, 0)).ask()
+    with pytest.raises(UnclearAnswer, match="try again"):
+        CannedDatabase(locks=(lock,), said=ran({"message": "request to x", "error": {}})).ask()

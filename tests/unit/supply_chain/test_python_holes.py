@@ -1,6 +1,9 @@
 """pip-audit's answers are told from no answer."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from supply_chain.asking import CouldNotAsk, Ran, UnclearAnswer, demand_all
 from supply_chain.components import Component, Ecosystem
 from supply_chain.findings import Finding
-from supply_chain.python_holes import read_answer
+from supply_chain.python_holes import PythonDatabase, read_answer
 
 HOLE = {
     "id": "PYSEC-2026-1",
@@ -105,3 +108,44 @@ def test_a_package_that_was_left_out_is_named() -> None:
     demand_all(locked, {("flask", "1"), ("segno", "1"), ("more", "2")})
     with pytest.raises(UnclearAnswer, match="about 1 packages: segno 1"):
         demand_all(locked, {("flask", "1"), ("segno", "2")})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CannedDatabase(PythonDatabase):
+    """Gives one answer to everything."""
+
+    said: Ran
+
+    def _run(self, requirements: Path, options: Sequence[str], seconds: float) -> Ran:
+        return self.said
+
+
+def test_an_answer_about_some_of_a_lock_file_is_none(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(
+        "flask==1 --hash=sha256:aa\nsegno==2 --hash=sha256:bb\n"
+        "other==3 ; sys_platform == 'never' --hash=sha256:cc\n"
+    )
+    flask = {"name": "flask", "version": "1", "vulns": []}
+    segno = {"name": "segno", "version": "2", "vulns": []}
+
+    assert CannedDatabase(locks=(lock,), said=ran([flask, segno])).ask() == ()
+    with pytest.raises(UnclearAnswer, match="segno 2"):
+        CannedDatabase(locks=(lock,), said=ran([flask])).ask()
+
+
+def test_who_is_cut_off_while_answering_has_not_answered(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.txt"
+    lock.write_text("flask==1 --hash=sha256:aa\n")
+    away = traceback("requests.exceptions.ConnectionError: gone")
+
+    with pytest.raises(UnclearAnswer, match="try again"):
+        CannedDatabase(locks=(lock,), said=away).ask()
+
+
+def test_the_proof_needs_a_hole() -> None:
+    jinja = {"name": "jinja2", "version": "2.4.1", "vulns": [HOLE]}
+
+    CannedDatabase(said=ran([jinja], 1)).prove(1)
+    with pytest.raises(CouldNotAsk, match="knows of no hole"):
+        CannedDatabase(said=ran([{**jinja, "vulns": []}])).prove(1)
