@@ -5,6 +5,7 @@ The SQL of the function is the one of docs/integration.md; a test compares them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 
 import psycopg
@@ -29,18 +30,20 @@ as $function$
     where m.user_id = p_user_id
 $function$;
 """
-SHIPPED = """
-create or replace function public.whatsapp_companies_of_user_v1(p_user_id uuid)
-returns table (company_id uuid, role text)
-language sql stable security definer
-set search_path = ''
-as $function$
-    select null::uuid, null::text where false
-$function$;
+MIGRATION = Path(__file__).resolve().parent.parent / "migrations" / "0010_membership.sql"
+CLOSED = """
 revoke all on function public.whatsapp_companies_of_user_v1(uuid)
     from public, anon, authenticated, service_role;
 grant execute on function public.whatsapp_companies_of_user_v1(uuid) to service_role;
 """
+
+
+def shipped() -> str:
+    """Return what puts the function back that the migration ships, with its comment and rights."""
+    text = MIGRATION.read_text()
+    begin = text.index("create function public.whatsapp_companies_of_user_v1")
+    end = text.index("create function", begin + 1)
+    return text[begin:end].replace("create function", "create or replace function") + CLOSED
 
 
 class MembershipTable:
@@ -60,7 +63,7 @@ class MembershipTable:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.database.execute(SHIPPED.encode())
+        self.database.execute(shipped().encode())
         self.database.execute(b"drop schema crm cascade")
         self.database.close()
 
