@@ -19,9 +19,10 @@ from crm_whatsapp.domain.errors import (
 )
 from crm_whatsapp.web.app_factory import WebServices, WebSettings, create_app
 from crm_whatsapp.web.auth import PresentedCredentials, Principal
+from crm_whatsapp.web.dashboard_session import SESSION_COOKIE
 from tests.browser.conftest import serving_app
 from tests.browser.crm_pages import CrmPages, crm_pages
-from tests.browser.test_dashboard import find, is_shown, text_of, wait_for
+from tests.browser.test_dashboard import find, is_shown, sign_in, text_of, wait_for
 from tests.unit.web.fakes import FakeServices, connected
 from tests.unit.web.token_mint import COMPANY, EC_KEY, KeyList, jwk, project, token
 
@@ -41,10 +42,11 @@ class Project(FakeServices):
     def authenticate(self, presented: PresentedCredentials) -> Principal | None:
         if presented.bearer_token in self.withdrawn:
             return None
-        return self.project.authenticate(presented)
+        return self.project.authenticate(presented) or self.authenticator.authenticate(presented)
 
     def find_principal(self, principal_id: str) -> Principal | None:
-        return self.project.find_principal(principal_id)
+        who = (self.project, self.authenticator)
+        return next(filter(None, (one.find_principal(principal_id) for one in who)), None)
 
     def provide(self) -> WebServices | None:
         found = super().provide()
@@ -299,8 +301,10 @@ def test_a_token_is_replaced_before_it_ends(
 def test_nothing_but_the_token_of_the_user_travels_and_not_in_an_address(
     chromium: Any, site: str, crm: CrmPages, services: Project
 ) -> None:
-    chromium.get(f"{site}/dashboard/login")  # sets a cookie, whatever becomes of it
-    assert chromium.get_cookies()
+    """Also where somebody is signed in to the dashboard, whose cookie opens everything."""
+    sign_in(chromium, f"{site}/dashboard")
+    assert SESSION_COOKIE in {cookie["name"] for cookie in chromium.get_cookies()}
+    services.requests.clear()
     open_page(chromium, crm)
     find(chromium, "#connect").click()
     wait_for(chromium, "the QR code", lambda: is_shown(chromium, "#qr-image"))
