@@ -164,7 +164,6 @@ class TestTheFunction:
         {"source": "own", "companies": {new_id(): "admin"}},
         {"source": "own", "companies": [[new_id(), ""] for _ in range(5_001)]},
     ],
-    ids=str,
 )
 def test_an_answer_of_another_form_is_refused(answer: Any) -> None:
     with pytest.raises(StoreRejected):
