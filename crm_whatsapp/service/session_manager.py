@@ -103,11 +103,10 @@ class SessionManager(SessionRuntimes):
             after = decide(before, event, self._parts.clock.now(), self._parts.limits).connection
             if _is_pairing(after) and not _is_pairing(before):
                 self._parts.pairings.take(company_id)
+            if proxy is not None:
+                self._parts.proxies.put(company_id, proxy)
             return event
 
-        check(self.runtime(company_id).connection)
-        if proxy is not None:
-            self._parts.proxies.put(company_id, proxy)
         return self.ask(company_id, request, check)
 
     def disconnect(self, company_id: str) -> Connection:

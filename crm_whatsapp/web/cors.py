@@ -9,10 +9,7 @@ from flask import Flask, Response, request
 _PATH = "/api/whatsapp/"
 _METHODS = "GET, POST, PATCH, DELETE"
 _HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-_EXPOSED = (
-    "Retry-After, X-Expires-At, RateLimit, RateLimit-Policy, "
-    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
-)
+_EXPOSED = "Retry-After, X-Expires-At, RateLimit, RateLimit-Policy"
 
 
 def allow_origins(app: Flask, origins: frozenset[str], max_age_seconds: float) -> None:

@@ -104,9 +104,10 @@ def test_a_pairing_after_the_last_allowed_one_changes_nothing(make_pod: MakePod)
     before = pod.settle()
 
     with pytest.raises(RateLimited):
-        pod.manager.connect(COMPANY, method=PairingMethod.PAIRING_CODE, phone_number="5511")
+        pod.manager.connect(COMPANY, method=PairingMethod.QR, proxy="socks5://10.0.0.1:1080")
 
     assert pod.settle() == before
+    assert pod.proxies.find(COMPANY) is None
     pod.manager.connect(OTHER, method=PairingMethod.QR)
     pod.clock.advance(3_600)
     pod.manager.connect(COMPANY, method=PairingMethod.QR)

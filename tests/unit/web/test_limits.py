@@ -210,9 +210,12 @@ def test_calls_about_no_company_have_a_quota_of_their_own(call: Call) -> None:
     assert call(SERVICE_KEY).status_code == 200
 
 
-def test_a_user_is_one_caller_whatever_token_is_shown(services: FakeServices, watch: Watch) -> None:
-    limits = RequestLimits(TERMS, watch)
-    companies = {COMPANY: frozenset(Scope)}
+@pytest.mark.parametrize("companies_of_user", [(COMPANY,), (COMPANY, OTHER)])
+def test_a_user_is_one_caller_whatever_token_is_shown(
+    watch: Watch, companies_of_user: tuple[str, ...]
+) -> None:
+    limits = RequestLimits(replace(TERMS, all_companies_factor=1), watch)
+    companies = {company_id: frozenset(Scope) for company_id in companies_of_user}
     tokens = [
         Principal(id=f"user:u:{number}", scopes=frozenset(Scope), companies=companies, user_id="u")
         for number in range(7)
