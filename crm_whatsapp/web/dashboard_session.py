@@ -53,10 +53,13 @@ class DashboardSessions:
             session_id, principal_id = self._sessions.loads(cookie, max_age=self.max_age_seconds)
         except (BadSignature, TypeError, ValueError):
             return None
+        session = DashboardSession(id=session_id, principal_id=principal_id)
+        return None if self.is_closed(session) else session
+
+    def is_closed(self, session: DashboardSession) -> bool:
+        """Tell whether this login was ended here."""
         with self._lock:
-            if session_id in self._closed:
-                return None
-        return DashboardSession(id=session_id, principal_id=principal_id)
+            return session.id in self._closed
 
     def close(self, session: DashboardSession) -> None:
         """End a login for every copy of its cookie."""

@@ -14,7 +14,12 @@ from crm_whatsapp.service.event_subscription import Audience, Subscription
 from crm_whatsapp.web.auth import Principal, Scope, requires
 from crm_whatsapp.web.event_peer import MOST_WRITTEN_BYTES, Peer, socket_of
 from crm_whatsapp.web.field_types import CompanyId
-from crm_whatsapp.web.request_context import current_principal, current_services, web_state
+from crm_whatsapp.web.request_context import (
+    current_principal,
+    current_services,
+    find_dashboard_session,
+    web_state,
+)
 from crm_whatsapp.web.schemas import ErrorBody, Request
 from crm_whatsapp.web.services import StreamTerms, WebServices
 from crm_whatsapp.web.strict_blueprint import StrictBlueprint
@@ -68,6 +73,7 @@ def get_events(query: EventsRequest) -> Response:
     if request.method == "HEAD":
         return _response(iter(()))
     services, principal = current_services(), current_principal()
+    login, logins = find_dashboard_session(), web_state().dashboard_sessions
     terms = web_state().settings.streams
     subscription = _subscribe(query, services, principal)
     try:
@@ -78,6 +84,8 @@ def get_events(query: EventsRequest) -> Response:
         raise
 
     def is_admitted() -> bool:
+        if login is not None and logins.is_closed(login):
+            return False
         try:
             now = services.authenticator.find_principal(principal.id)
         except StoreUnavailable:  # the client comes back, and is told what cannot be told now

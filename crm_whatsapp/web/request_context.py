@@ -91,6 +91,11 @@ def current_dashboard_session() -> DashboardSession:
     return cast(DashboardSession, g.dashboard_session)
 
 
+def find_dashboard_session() -> DashboardSession | None:
+    """Return the login behind the cookie, None for callers with a key or a token."""
+    return cast(DashboardSession | None, g.get("dashboard_session"))
+
+
 def check_access() -> Response | None:
     """Refuse the request unless its route declares access and the caller has it."""
     if request.endpoint is None:

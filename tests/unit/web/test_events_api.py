@@ -24,6 +24,7 @@ from event_reader import BodyReader, Event, EventReader
 from service_process import wait_for
 from tests.unit.web.conftest import COMPANY
 from tests.unit.web.fakes import SERVICE_KEY, STREAM_LIMITS, FakeServices, connected
+from tests.unit.web.test_dashboard import log_in, page_token
 
 PATH = "/api/whatsapp/events"
 OTHER = "9d6f2061-60e5-4e93-a0df-f55dd5c3d40c"
@@ -325,6 +326,32 @@ def test_signs_of_life_keep_the_position(
         0,
     )
     assert set(listening.reader.comments) == {"alive"}
+
+
+def test_signing_out_ends_the_streams_of_that_login(
+    services: FakeServices, open_stream: Callable[..., Listening]
+) -> None:
+    app = create_app(services.provide, settings_with(heartbeat_seconds=0.02))
+    browser, other = app.test_client(), app.test_client()
+    log_in(browser)
+    log_in(other)
+    ends, stays = open_stream(of=browser), open_stream(of=other)
+    ends.pull()
+    stays.pull()
+
+    browser.post("/dashboard/logout", data={"csrf_token": page_token(browser)})
+    ends.to_the_end()
+
+    ends.answer.close()
+    assert services.events.open_streams == 1
+    stays.reader.comments.clear()
+
+    def lives_on() -> bool:
+        stays.pull()
+        return "alive" in stays.reader.comments
+
+    assert wait_for(lives_on, DEADLINE_SECONDS, 0)
+    assert services.events.open_streams == 1
 
 
 def test_a_key_that_is_withdrawn_ends_its_stream(
