@@ -27,11 +27,13 @@ class Outcome(Generic[T]):
         self._open = True
         self._done = done
 
-    def settle(self, result: T | Exception) -> None:
+    def settle(self, result: T | Exception) -> bool:
+        """Pass the result on if it is the first; say whether it was."""
         with self._lock:
             was_open, self._open = self._open, False
         if was_open:
             self._done(result)
+        return was_open
 
 
 class CallDesk:
@@ -44,6 +46,7 @@ class CallDesk:
         self._per_engine = per_engine
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
+        self._hanging = 0
 
     def call(
         self,
@@ -63,10 +66,7 @@ class CallDesk:
             done(TooManyCalls("Too many earlier calls were not answered."))
             return
         outcome = Outcome(done)
-        self._alarm.ring_in(
-            timeout_seconds,
-            lambda: outcome.settle(CallTimedOut(f"No answer in {timeout_seconds:g} s.")),
-        )
+        self._alarm.ring_in(timeout_seconds, lambda: self._time_is_up(outcome, timeout_seconds))
         threading.Thread(
             target=self._run,
             args=(company_id, function, outcome, prepare),
@@ -90,7 +90,21 @@ class CallDesk:
             result = exc
         finally:
             self._give_back(company_id)
-        outcome.settle(result)
+        if not outcome.settle(result):
+            self._count_hanging(-1)
+
+    @property
+    def hanging(self) -> int:
+        """How many calls have had their time and have not come back."""
+        return self._hanging
+
+    def _time_is_up(self, outcome: Outcome[T], timeout_seconds: float) -> None:
+        if outcome.settle(CallTimedOut(f"No answer in {timeout_seconds:g} s.")):
+            self._count_hanging(1)
+
+    def _count_hanging(self, change: int) -> None:
+        with self._lock:
+            self._hanging += change
 
     def _through_gate(self, function: Callable[[], T]) -> T:
         turn = self._gate.enter_read()

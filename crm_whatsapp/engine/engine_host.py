@@ -281,6 +281,7 @@ class EngineHost:
                 {
                     "type": Report.HEARTBEAT,
                     "rss_bytes": vitals.rss_bytes,
+                    "hanging_uploads": self._uploads.hanging,
                     "pss_bytes": pss_bytes,
                     "open_descriptors": vitals.open_descriptors,
                     "threads": vitals.python_threads,

@@ -22,6 +22,7 @@ class Pulse:
 
     starts: int = 0
     open_descriptors: int = 0
+    hanging_uploads: int = 0
     rss_bytes: int = 0
     pss_bytes: int | None = None
 
@@ -34,7 +35,7 @@ class Pulse:
         """Return what a HEARTBEAT frame says; what is no number counts as nothing."""
         values: dict[str, Any] = {
             name: _count(frame.get(name)) or 0
-            for name in ("starts", "open_descriptors", "rss_bytes")
+            for name in ("starts", "open_descriptors", "hanging_uploads", "rss_bytes")
         }
         return cls(**values, pss_bytes=_count(frame.get("pss_bytes")))
 

@@ -76,6 +76,8 @@ class Replacement:
             return f"{pulse.starts} starts"
         if pulse.open_descriptors > factor * settings.max_descriptors:
             return f"{pulse.open_descriptors} descriptors"
+        if pulse.hanging_uploads > factor * settings.max_hanging_uploads:
+            return f"{pulse.hanging_uploads} uploads that hang"
         if pulse.memory_mb > factor * settings.max_memory_mb:
             return f"{pulse.memory_mb:.0f} MB"
         return None

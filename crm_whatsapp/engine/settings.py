@@ -50,6 +50,7 @@ class EngineSettings:
     max_starts: int = 500
     max_descriptors: int = 2000
     max_memory_mb: int = 400
+    max_hanging_uploads: int = 3  # one company may have one more than that
     replacement_pause_seconds: float = 600.0  # a fresh engine may grow to twice the bounds so long
     abandoned_grace_seconds: float = 45.0
     handover_at_once: int = 10

@@ -1,6 +1,6 @@
 """Request bodies that carry content: larger than others, and only a few at once.
 
-Such a body is in memory up to three times while it is read, so there is a bounded number of places
+Such a body is in memory up to four times while it is read, so there is a bounded number of places
 for them; who finds none is told to come again. A body within the usual bound needs no place.
 """
 

@@ -313,6 +313,30 @@ def test_an_upload_that_hangs_holds_up_nobody_and_sends_nothing_late(
     assert deployment.engine_deaths() == []
 
 
+def test_an_engine_full_of_uploads_that_hang_is_replaced(
+    deployment: Deployment, files: FileServer
+) -> None:
+    world = started(
+        deployment, files, MEDIA_UPLOAD_TIMEOUT_SECONDS="1", MEDIA_IN_FLIGHT_PER_COMPANY="4"
+    )
+    phones, (before,) = deployment.phones, deployment.service.engine_pids()
+    phones.call("uploads", {"hold": True})
+    with ThreadPoolExecutor(4) as pool:
+        hanging = [pool.submit(world.fetch, "/report.pdf") for _ in range(4)]
+        codes = {answer.result(60).json()["error"]["code"] for answer in hanging}
+    assert codes == {"media-not-uploaded"}
+
+    assert wait_for(lambda: before not in deployment.service.engine_pids(), 60), deployment.log()
+    assert "4 uploads that hang" in deployment.log()
+    deployment.await_all_connected(world.companies)
+    phones.call("uploads", {"hold": False})
+    sent = world.fetch("/report.pdf")
+    assert sent.status == 200, sent.content
+    world.arrived(sent.json()["whatsapp_id"])
+    assert len(phones.call("messages?after=0")) == 1
+    assert deployment.engine_deaths() == []
+
+
 def test_only_so_many_are_under_way(deployment: Deployment, files: FileServer) -> None:
     world = started(deployment, files, MEDIA_IN_FLIGHT="2", MEDIA_IN_FLIGHT_PER_COMPANY="1")
     phones, (first, second) = deployment.phones, world.companies

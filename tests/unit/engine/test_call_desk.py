@@ -56,8 +56,9 @@ def test_a_hung_call_ends_in_time_holds_no_gate_and_is_counted(
     assert isinstance(results.get(timeout=WAIT_SECONDS), TooManyCalls)
     desk.call("c-2", lambda: 2, timeout_seconds=WAIT_SECONDS, done=results.put)
     assert results.get(timeout=WAIT_SECONDS) == 2
+    assert desk.hanging == 2
     hung.set()
-    while desk._open.total():
+    while desk._open.total() or desk.hanging:
         threading.Event().wait(0.005)
     desk.call("c-1", lambda: 3, timeout_seconds=WAIT_SECONDS, done=results.put)
     assert results.get(timeout=WAIT_SECONDS) == 3
