@@ -23,10 +23,10 @@ class MediaSettings(BaseSettings):
         default=16, ge=1, le=16, description="Largest attachment in a request itself, in MB."
     )
     media_in_flight: int = Field(
-        default=4, ge=1, le=32, description="Attachments under way at the same time."
+        default=4, ge=1, le=16, description="Attachments under way at the same time."
     )
     media_in_flight_per_company: int = Field(
-        default=2, ge=1, le=32, description="Of these of one company at most."
+        default=2, ge=1, le=16, description="Of these of one company at most."
     )
     media_body_timeout_seconds: Seconds = Field(
         default=60.0, description="Longest arrival of a body above 1 MB, in seconds; then 408."
