@@ -298,6 +298,28 @@ def test_a_token_is_replaced_before_it_ends(
     assert not is_shown(chromium, "#notice")
 
 
+def test_a_token_that_is_refused_while_another_is_asked_for_is_asked_for_at_once(
+    chromium: Any, site: str, crm: CrmPages, services: Project
+) -> None:
+    """The CRM goes on with a token that is about to end, until it is told that it has."""
+    now = int(time.time())
+    crm.token = token(iat=now - 3570, exp=now + 30)
+    open_page(chromium, crm)
+    wait_for(
+        chromium,
+        "some questions, with growing pauses",
+        lambda: len(heard(chromium, "whatsapp-token-wanted")) >= 2,
+    )
+    newer = token(session_id="newer")
+    of_crm(chromium, "window.crm.next = arguments[0]", newer)
+    services.withdrawn.add(crm.token)
+    find(chromium, "#connect").click()
+    wait_for(chromium, "the QR code", lambda: is_shown(chromium, "#qr-image"))
+
+    assert heard(chromium, "whatsapp-token-wanted")[-1]["why"] == "refused"
+    assert services.bearers()[-1] == newer
+
+
 def test_nothing_but_the_token_of_the_user_travels_and_not_in_an_address(
     chromium: Any, site: str, crm: CrmPages, services: Project
 ) -> None:

@@ -25,6 +25,7 @@ export class Bridge {
     this.token = null;
     this.life = null; // {issuedAt, expiresAt} as the token says
     this.asked = null; // the timer of the next question
+    this.question = null; // the one asked last: {why, at}
     this.waiting = new Set();
     window.addEventListener("message", (event) => this.hear(event));
     setInterval(() => this.watch(), 1000);
@@ -82,7 +83,10 @@ export class Bridge {
   /** Get another token than this one, which was refused. */
   async renew(refused) {
     if (this.token === refused) {
-      if (!this.asked) this.ask("whatsapp-token-wanted", FIRST_PAUSE_MS, "refused");
+      const { why, at } = this.question;
+      if (!this.asked || why !== "refused" || performance.now() - at > FIRST_PAUSE_MS) {
+        this.ask("whatsapp-token-wanted", FIRST_PAUSE_MS, "refused");
+      }
       await this.anotherToken();
     }
     if (this.token !== refused) return true;
@@ -107,6 +111,8 @@ export class Bridge {
   /** Ask for a token, and again with growing pauses until another one comes. */
   ask(type, pauseMs, why) {
     // The first words go to whoever is around: they hold nothing, and the answer says who it is.
+    clearTimeout(this.asked);
+    this.question = { why, at: performance.now() };
     window.parent.postMessage(why ? { type, why } : { type }, this.origin ?? "*");
     const next = Math.min(pauseMs * 2, LONGEST_PAUSE_MS);
     this.asked = setTimeout(() => this.ask(type, next, why), pauseMs);
