@@ -30,7 +30,7 @@ class ClientTerms:
     head_seconds: float = 10.0
     patience_seconds: float = 10.0
     bytes_per_second: float = 8192.0
-    most_waited_for: int = 24
+    most_waited_for: int = 16
 
 
 class ClientTooSlow(BrokenPipeError):
@@ -95,6 +95,7 @@ class ClientSocket(socket.socket):
         self._room = room
         self._waits = False
         self._receives = True
+        self.received_bytes = 0
         self.is_given_up = False
         self._reading = self._writing = Allowance(terms)
 
@@ -102,6 +103,7 @@ class ClientSocket(socket.socket):
         """Grant a new request its time."""
         self._reading, self._writing = Allowance(self._terms), Allowance(self._terms)
         self._waits = True
+        self.received_bytes = 0
 
     def end_request(self) -> None:
         """Wait no more."""
@@ -143,6 +145,7 @@ class ClientSocket(socket.socket):
             if self.is_given_up:
                 raise ClientTooSlow()
             self._reading.earn(len(data))
+            self.received_bytes += len(data)
             return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:

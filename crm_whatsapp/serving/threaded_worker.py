@@ -223,7 +223,8 @@ class ClientWorker(ThreadWorker):  # type: ignore[misc]
         if conn.waits_in is not None:
             conn.waits_in.remove(conn)
             conn.waits_in = None
-            self.poller.unregister(conn.sock)
+            with contextlib.suppress(KeyError, ValueError, OSError):  # as gunicorn does
+                self.poller.unregister(conn.sock)
 
     def _end(self, conn: Connection) -> None:
         self._take_out(conn)

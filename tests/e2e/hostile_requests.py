@@ -105,6 +105,7 @@ CHUNKS = {
     "size line ended by LF": chunked(b"5\nhello\r\n0\r\n\r\n" + SMUGGLED),
     "chunk longer than its size": chunked(b"3\r\nhello\r\n0\r\n\r\n" + SMUGGLED),
     "chunk ended by LF": chunked(b"5\r\nhello\n0\r\n\r\n" + SMUGGLED),
+    "chunks of one byte": chunked(b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n" + SMUGGLED),
     "chunk cut off": chunked(b"50\r\nhello"),
     "last chunk missing": chunked(b"5\r\nhello\r\n"),
     "end of trailers missing": chunked(b"5\r\nhello\r\n0\r\nX: y\r\n"),

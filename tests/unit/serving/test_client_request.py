@@ -73,7 +73,7 @@ def test_lines_of_a_body() -> None:
         (b"Content-Length: 5\r\n\r\nhello", False),
         (b"Content-Length: 5\r\n\r\nhell", True),
         (b"Content-Length: 500000\r\n\r\n" + b"x" * 100_000, True),
-        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", False),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", True),
         (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n", True),
         (b"Transfer-Encoding: chunked\r\n\r\nz\r\n", True),
         (b"Transfer-Encoding: chunked\r\n\r\n18a00\r\n" + b"x" * 100_864 + b"\r\n0\r\n\r\n", True),
@@ -120,6 +120,20 @@ def test_malformed_chunks_are_the_clients_fault(sent: bytes) -> None:
     with conversation(head + sent) as (request, _):
         with pytest.raises(BodyBroken):
             request.body.read()
+        assert request.should_close()
+
+
+def test_chunks_may_not_be_small_for_ever() -> None:
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    sent = b"1\r\nx\r\n" * 10_000
+    with conversation(head, later=sent) as (request, _):
+        assert request.body.read(5_000) == b"x" * 5_000
+    with conversation(head, later=b"") as (request, parser):
+        client = parser.unreader.sock
+        client.received_bytes = 500_000
+        parser.unreader.unread(sent)
+        with pytest.raises(BodyBroken, match="too small"):
+            request.body.read(5_000)
         assert request.should_close()
 
 
