@@ -34,6 +34,20 @@ stack = LocalSupabase.start(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.read()
 """
+DIES_WHILE_STOPPING = """
+import os, signal, sys
+from local_stack import stack as module
+from local_supabase import LocalSupabase
+end = module.end
+
+def end_one_and_die(*arguments):
+    end(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+stack = LocalSupabase.start(sys.argv[1])
+module.end = end_one_and_die
+stack.stop()
+"""
 VERSION_RPC = "/rest/v1/rpc/whatsapp_schema_version_v1"
 
 
@@ -220,6 +234,21 @@ def test_nothing_outlives_its_owner(
     owner.send_signal(signal_number)
     owner.wait()
 
+    eventually(lambda: processes_of(folder) == [], "all processes of the stack end")
+
+
+def test_nothing_outlives_an_owner_that_dies_while_it_stops(
+    folder: Path, eventually: Eventually
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DIES_WHILE_STOPPING, str(folder)],
+        cwd=SCRIPTS,
+        env={**os.environ, "PYTHONPATH": f"{SCRIPTS}:{SCRIPTS.parent}"},
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == -signal.SIGKILL
     eventually(lambda: processes_of(folder) == [], "all processes of the stack end")
 
 
