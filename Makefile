@@ -49,7 +49,7 @@ check: install ## lint, format, types, layers, and known holes where they can be
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/audit.py --where-reachable --proof-seconds 8
+	$(BIN)/python scripts/audit.py --where-reachable --proof-seconds 7
 
 audit: install ## known holes in what is locked; fails when nobody can be asked
 	@exec $(BIN)/python scripts/audit.py $(ARGS)
