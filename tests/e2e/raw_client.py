@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
 import socket
 import struct
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +164,12 @@ class RawConnection:
             self.socket.setblocking(True)
             self.socket.settimeout(30.0)
 
+    def is_reset_within(self, timeout_seconds: float) -> bool:
+        """Wait, without reading, until the server has thrown the connection away."""
+        poll = select.poll()
+        poll.register(self.socket, 0)  # errors are always told
+        return bool(poll.poll(timeout_seconds * 1000))
+
     def abort(self) -> None:
         """Close with a reset, so that no port waits for the end of the connection."""
         with contextlib.suppress(OSError):
@@ -211,17 +217,3 @@ def request(
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
-
-
-def drip(
-    opened: list[RawConnection], data: bytes, *, rounds: int, pause_seconds: float
-) -> Iterator[int]:
-    """Send every connection one byte a round; yield the round after each.
-
-    The pause is part of what is sent, not something that is waited for.
-    """
-    for turn in range(rounds):
-        for connection in opened:
-            connection.send(data[turn : turn + 1])
-        yield turn
-        time.sleep(pause_seconds)
