@@ -1,8 +1,9 @@
 """The public keys that user tokens are signed with, as Supabase Auth publishes them (JWKS).
 
 A key that is known is answered from memory, always. One that is not has the list read again, at
-most once in `miss_seconds` for everybody together. While the address does not answer, the keys last
-read stay good for `stale_seconds`.
+most once in `miss_seconds` for everybody together; a few wait for a reading that is under way: the
+first calls of a page to a service that has just started come together. While the address does not
+answer, the keys last read stay good for `stale_seconds`.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 _MOST_KEYS = 50
 _LONGEST_ID = 128
 _LEAST_RSA_BITS = 2048
+_MOST_WAITING = 16
+_LONGEST_WAIT_SECONDS = 3.0
 PublicKey = EllipticCurvePublicKey | RSAPublicKey
 
 
@@ -68,6 +71,8 @@ class SigningKeys:
         self._terms = terms
         self._monotonic = monotonic
         self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)
+        self._waiting = 0
         self._keys: Mapping[str, SigningKey] = {}
         self._read_at: float | None = None
         self._asked_at: float | None = None
@@ -86,6 +91,8 @@ class SigningKeys:
             return key
         if self._claim():
             self._ask()
+        else:
+            self._await_answer()
         key = self._usable(key_id)
         if key is None and (self._is_asking or self._last_failed):
             raise SigningKeysUnknown()
@@ -122,6 +129,17 @@ class SigningKeys:
             self._is_asking, self._asked_at = True, now
             return True
 
+    def _await_answer(self) -> None:
+        """Wait for a reading that is under way, unless many do already: unknown keys are cheap."""
+        with self._answered:
+            if not self._is_asking or self._waiting >= _MOST_WAITING:
+                return
+            self._waiting += 1
+            try:
+                self._answered.wait_for(lambda: not self._is_asking, _LONGEST_WAIT_SECONDS)
+            finally:
+                self._waiting -= 1
+
     def _ask(self) -> None:
         failed = True
         try:
@@ -132,8 +150,9 @@ class SigningKeys:
         except KeysUnreadable as error:
             log.warning("user_keys_unreadable", why=str(error))
         finally:
-            with self._lock:
+            with self._answered:
                 self._is_asking, self._last_failed = False, failed
+                self._answered.notify_all()
 
 
 def parse_key_list(document: bytes) -> dict[str, SigningKey]:
