@@ -302,7 +302,7 @@ def test_the_last_comparison_can_be_asked_for(live: Pod) -> None:
 
 @pytest.mark.parametrize("version", [2**62 + 1, 2**63 - 1])
 def test_a_version_that_leaves_no_number_above_it_stops_nobody(live: Pod, version: int) -> None:
-    """Whoever can write rows could otherwise keep every later change out of journal and table."""
+    """Whoever can write a row could otherwise have every later change of its company lost."""
     edit_row(live, version=version)
     for _ in range(3):
         sync(live)
