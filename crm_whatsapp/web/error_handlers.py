@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
 
 from crm_whatsapp.domain import errors as domain
 from crm_whatsapp.domain import media, snapshots, user_keys
@@ -132,6 +132,8 @@ def _http_error(error: HTTPException) -> Any:
         return error  # a redirect
     code = _HTTP_CODES.get(error.code, f"http-{error.code}")
     message = _HTTP_MESSAGES.get(error.code) or error.description or error.name
+    if isinstance(error, BadHost):
+        message = "The Host header of the request names no host."
     response = _answer(error.code, code, message, {})
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
@@ -151,9 +153,17 @@ def _answer(
     details: dict[str, Any],
     beside: dict[str, Any] | None = None,
 ) -> Response:
-    if request.path.startswith("/dashboard") and request.accept_mimetypes.accept_html:
+    if _wants_page():
         page = render_template("error.html", status=status, message=message, code=code)
         return Response(page, status, mimetype="text/html")
     response = jsonify({"error": {"code": code, "message": message} | details, **(beside or {})})
     response.status_code = status
     return response
+
+
+def _wants_page() -> bool:
+    if not request.path.startswith("/dashboard"):
+        return False
+    # A page has links, and no link can be made from a Host header that is none.
+    has_host = not isinstance(request.routing_exception, BadHost)
+    return has_host and request.accept_mimetypes.accept_html

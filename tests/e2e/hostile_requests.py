@@ -177,6 +177,10 @@ FOR_THE_APP: dict[str, tuple[bytes, set[int]]] = {
         {401},
     ),
     "host with nonsense": (get().replace(b"Host: a", b"Host: ]a b<>[@:99999999"), {200, 400}),
+    "host too long for a name": (
+        get("/dashboard/login", "Accept: text/html").replace(b"Host: a", b"Host: " + b"a" * 64),
+        {400},
+    ),
     "no host": (get().replace(b"Host: a\r\n", b""), {200, 400}),
     "accept bomb": (get(STATUS, "Accept: " + "a/b;q=0.1," * 700), {200}),
     "accept with nonsense": (

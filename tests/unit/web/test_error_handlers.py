@@ -248,3 +248,14 @@ def test_what_is_inside_is_told_to_the_operator_alone(
     told = client.get(path).get_json()["error"]
     assert told["message"] == "Cannot read /data/sessions on db.internal."
     assert told["sql_state"] == "42"
+
+
+@pytest.mark.parametrize("path", ["/dashboard/login", "/dashboard", "/healthz", "/nowhere"])
+@pytest.mark.parametrize("host", ["a" * 64, "a" * 200, "\xff", "a..b"])
+def test_a_host_that_is_none_is_a_bad_request(client: FlaskClient, path: str, host: str) -> None:
+    answer = client.get(path, headers={"Host": host, "Accept": "text/html"})
+
+    assert answer.status_code < 500
+    if len(host) > 63:
+        assert answer.status_code == 400
+        assert answer.get_json()["error"]["code"] == "bad-request"
