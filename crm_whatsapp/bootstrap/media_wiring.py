@@ -54,6 +54,7 @@ def _limits(settings: Settings) -> MediaLimits:
             MediaKind.AUDIO: settings.media_audio_max_mb * _MB,
             MediaKind.DOCUMENT: settings.media_document_max_mb * _MB,
         },
+        most_sent_bytes=settings.media_base64_max_mb * _MB,
         in_flight=settings.media_in_flight,
         in_flight_per_company=settings.media_in_flight_per_company,
         upload_seconds=settings.media_upload_timeout_seconds,

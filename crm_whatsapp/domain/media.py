@@ -112,11 +112,13 @@ class MediaLimits:
     """What attachments may cost.
 
     most_bytes: of the content, by kind.
+    most_sent_bytes: of content that comes in the request itself.
     in_flight, in_flight_per_company: sends of attachments at the same time.
     upload_seconds: longest wait for WhatsApp to take the content.
     """
 
     most_bytes: Mapping[MediaKind, int]
+    most_sent_bytes: int
     in_flight: int
     in_flight_per_company: int
     upload_seconds: float

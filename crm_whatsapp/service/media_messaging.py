@@ -69,9 +69,10 @@ class MediaMessaging:
             self._fetcher.fetch(source.url, file.write, most_bytes=most_bytes)
             return
         content = source.content or b""
+        most_bytes = min(most_bytes, self._limits.most_sent_bytes)
         if len(content) > most_bytes:
             raise MediaTooLarge(
-                f"The attachment has {len(content)} bytes; at most {most_bytes} can be sent.",
+                f"The attachment has {len(content)} bytes; at most {most_bytes} can be sent so.",
                 field="media.base64",
                 max_bytes=most_bytes,
             )

@@ -71,6 +71,7 @@ class Desk:
             files=files,
             limits=MediaLimits(
                 most_bytes=dict.fromkeys(MediaKind, 1000),
+                most_sent_bytes=900,
                 in_flight=2,
                 in_flight_per_company=1,
                 upload_seconds=DEADLINE_SECONDS,
@@ -140,7 +141,7 @@ def test_content_that_is_refused_reaches_no_engine(desk: Desk) -> None:
     desk.pod.connect_saved()
     for source, error in (
         (MediaSource(content=samples.HTML), MediaTypeRefused),
-        (MediaSource(content=b"a" * 1001), MediaTooLarge),
+        (MediaSource(content=b"a" * 901), MediaTooLarge),
         (MediaSource(content=b""), MediaTypeRefused),
     ):
         with pytest.raises(error):
