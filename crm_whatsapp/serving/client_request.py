@@ -108,6 +108,8 @@ class RequestBody:
 class ClientRequest(Request):  # type: ignore[misc]
     """A request of a `ClientSocket`, whose head has arrived."""
 
+    version: tuple[int, int]
+
     def parse(self, unreader: Any) -> Any:
         """Parse the head; one that is still incomplete is longer than any may be."""
         try:
@@ -115,6 +117,11 @@ class ClientRequest(Request):  # type: ignore[misc]
                 return super().parse(unreader)
         except BlockingIOError as exc:
             raise LimitRequestHeaders("the head is too long") from exc
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        """Parse the line; called by gunicorn, which would answer in HTTP/1.9 to who speaks it."""
+        super().parse_request_line(line_bytes)
+        self.version = min(self.version, (1, 1))  # RFC 9110, 2.5
 
     def set_body_reader(self) -> None:
         """Decide where the body ends; called by gunicorn, last of all."""

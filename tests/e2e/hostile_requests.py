@@ -177,6 +177,7 @@ FOR_THE_APP: dict[str, tuple[bytes, set[int]]] = {
         {401},
     ),
     "host with nonsense": (get().replace(b"Host: a", b"Host: ]a b<>[@:99999999"), {200, 400}),
+    "HTTP/1.9": (get(version="HTTP/1.9"), {200}),
     "host too long for a name": (
         get("/dashboard/login", "Accept: text/html").replace(b"Host: a", b"Host: " + b"a" * 64),
         {400},
