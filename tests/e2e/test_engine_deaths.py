@@ -126,6 +126,7 @@ def test_an_engine_past_its_bounds_is_replaced_while_its_sessions_stay_up(
         assert deployment.phones.counters(seeded[company_id])["max_simultaneous"] == 1
 
 
+@pytest.mark.alone  # a busy machine is like a slow line
 @pytest.mark.parametrize(
     ("answer", "latency_ms"), [(413, 0), (414, 0), pytest.param(413, 300, marks=pytest.mark.soak)]
 )
