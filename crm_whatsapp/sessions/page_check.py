@@ -3,17 +3,18 @@
 Safe beside a writer: what it changes in the meantime shows in the log, and may be either way.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from crm_whatsapp.sessions.page_record import UNKNOWN, PageRecord, hashes_of
-from crm_whatsapp.sessions.page_trail import Trail, follow
+from crm_whatsapp.sessions.page_trail import End, Trail, follow
 from crm_whatsapp.sessions.store_content import page_size_of
 from crm_whatsapp.sessions.write_ahead_log import (
     HASH_BYTES,
     LogDamaged,
     LogMoved,
     WriteAheadLog,
-    last_in_index,
+    ends_in_index,
     open_log,
 )
 
@@ -30,15 +31,20 @@ class PageCheck:
         self.damage: str | None = None
         self.trail: Trail | None = None
         self._store = store
-        self._record = record
+        self._record = self._shown = record
         self._same_place = record.place == place
         self._hashes: bytes | None = None
-        noted = last_in_index(store) if self._same_place else None
+        noted = ends_in_index(store) if self._same_place else set()
         with open_log(store) as log:
             try:
-                self.trail = follow(record, log, same_place=self._same_place)
-                if noted is not None:
-                    _require_noted(log, self.trail, noted)
+                # SQLite shows what its writer has noted by now; what is newer it may not show yet.
+                until = _earliest(noted) if noted else None
+                shown = follow(record, log, same_place=self._same_place, until=until)
+                if shown is not None:
+                    self._shown = shown.record
+                    self.trail = follow(shown.record, log, same_place=self._same_place)
+                for end in noted:
+                    _require_noted(log, self.trail, end)
             except LogDamaged as exc:
                 self.damage = str(exc)
             except LogMoved:
@@ -72,16 +78,16 @@ class PageCheck:
     def _is_allowed(self, hashes: bytes, first: Trail, since: Trail) -> bool:
         """Tell whether the store was in such a condition at some time during the check.
 
-        SQLite may not show yet what is in the log already, so from before the check is allowed too.
+        Not before: a damaged log that SQLite reads up to the damage alone looks like that.
         """
         total = len(hashes) // HASH_BYTES
-        if total not in {self._record.pages, first.record.pages, *first.totals, *since.totals}:
+        if total not in {self._shown.pages, *first.totals, *since.totals}:
             return False
         for page in range(1, total + 1):
             content = hashes[(page - 1) * HASH_BYTES : page * HASH_BYTES]
-            known = first.record.hash_of_page(page)
+            known = self._shown.hash_of_page(page)
             changed = first.changed.get(page, set()) | since.changed.get(page, set())
-            if content in {known, self._record.hash_of_page(page), *changed}:
+            if content == known or content in changed:
                 continue
             if known != UNKNOWN and (known or changed):
                 return False
@@ -96,7 +102,12 @@ class PageCheck:
         return "not all of its pages are what was written to them"
 
 
-def _require_noted(log: WriteAheadLog, trail: Trail | None, noted: tuple[bytes, int]) -> None:
+def _earliest(ends: Collection[End]) -> set[End]:
+    """Return the first of the ends of each run."""
+    return {(run, min(frame for other, frame in ends if other == run)) for run, _ in ends}
+
+
+def _require_noted(log: WriteAheadLog, trail: Trail | None, noted: End) -> None:
     """Refuse a log that ends before the frame that its last writer had committed.
 
     Raises:

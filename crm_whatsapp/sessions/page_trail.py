@@ -7,7 +7,7 @@ what was copied since the record. It takes a whole run (1,000 frames, 4 MB) with
 two looks at the log to lose the trail.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from crm_whatsapp.sessions.page_record import UNKNOWN, PageRecord
@@ -37,11 +37,23 @@ class Trail:
     totals: set[int]
 
 
-def follow(record: PageRecord, log: WriteAheadLog, *, same_place: bool) -> Trail | None:
+End = tuple[bytes, int]
+"""Salts of a run of the log, and a frame in it."""
+
+
+def follow(
+    record: PageRecord,
+    log: WriteAheadLog,
+    *,
+    same_place: bool,
+    until: Collection[End] | None = None,
+) -> Trail | None:
     """Return what has happened since the record; None when that cannot be told.
 
     Args:
         same_place: nothing that was written can be missing; see PageRecord.place.
+        until: the present run of the log is followed up to its end here, not at all without one;
+            by default as far as it goes.
     Raises:
         LogDamaged: the log does not hold any more what the record saw in it.
         LogMoved: it is started over all the time.
@@ -49,7 +61,7 @@ def follow(record: PageRecord, log: WriteAheadLog, *, same_place: bool) -> Trail
     for _ in range(_ATTEMPTS):
         header = log.header()
         try:
-            found = _follow(record, log, header, same_place)
+            found = _follow(record, log, header, same_place, until)
         except LogMoved:
             continue
         except LogDamaged:
@@ -62,11 +74,16 @@ def follow(record: PageRecord, log: WriteAheadLog, *, same_place: bool) -> Trail
 
 
 def _follow(
-    record: PageRecord, log: WriteAheadLog, header: LogHeader | None, same_place: bool
+    record: PageRecord,
+    log: WriteAheadLog,
+    header: LogHeader | None,
+    same_place: bool,
+    until: Collection[End] | None,
 ) -> Trail | None:
     pages = _Pages(record=record, hashes=bytearray(record.hashes))
     if header is None:
         return pages.trail() if record.closed else None
+    last = None if until is None else dict(until).get(header.start.salts, 0)
     if header.page_size != record.page_size:
         return None
     position = record.position
@@ -75,9 +92,9 @@ def _follow(
             if same_place:
                 raise LogDamaged("its log does not hold what was committed to it")
             return None
-        pages.add_all(log.commits_after(position))
+        pages.add_all(log.commits_after(position), last)
     elif record.closed and log.is_first_run():
-        pages.add_all(log.commits_after(header.start))
+        pages.add_all(log.commits_after(header.start), last)
     elif position is not None and same_place and position.precedes(header.start.salts):
         if position.frame == 0 or not log.holds(position):
             return None
@@ -85,7 +102,7 @@ def _follow(
         if not log.holds(position):
             return None  # overwritten meanwhile, and with it what came after
         pages.end = header.start
-        pages.add_all(log.commits_after(header.start))
+        pages.add_all(log.commits_after(header.start), last)
     else:
         return None
     return pages.trail()
@@ -101,8 +118,10 @@ class _Pages:
     changed: dict[int, set[bytes]] = field(default_factory=dict)
     totals: set[int] = field(default_factory=set)
 
-    def add_all(self, commits: Iterator[Commit]) -> None:
+    def add_all(self, commits: Iterator[Commit], last: int | None = None) -> None:
         for commit in commits:
+            if last is not None and commit.end.frame > last:
+                return
             self._add(commit)
 
     def _add(self, commit: Commit) -> None:

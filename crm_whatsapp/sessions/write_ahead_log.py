@@ -231,22 +231,27 @@ def open_log(store: Path) -> Iterator[WriteAheadLog]:
         os.close(descriptor)
 
 
-def last_in_index(store: Path) -> tuple[bytes, int] | None:
-    """Return salts and number of the last frame that was committed, as its writer noted it.
+def ends_in_index(store: Path) -> set[tuple[bytes, int]]:
+    """Return salts and number of the last frames that were committed, as their writer noted them.
 
-    It is in shared memory, which a killed process leaves as it was, and which the next one that
-    opens the store makes anew. None without a note that can be relied on. Only for a store that
-    this process has not open.
+    The note is in shared memory, which a killed process leaves as it was, and which the next one
+    that opens the store makes anew. It is there twice, one written after the other and both after
+    the frames, so each copy is true as long as its checksum is right: two ends, when the writer was
+    killed in between. Only for a store that this process has not open.
     """
     try:
         raw = read_bounded(store.with_name(store.name + _INDEX_SUFFIX), 2 * _INDEX_HEADER.size)
     except (OSError, NotAPlainFile):
+        return set()
+    copies = (raw[: _INDEX_HEADER.size], raw[_INDEX_HEADER.size : 2 * _INDEX_HEADER.size])
+    return {end for copy in copies if (end := _end_in(copy)) is not None}
+
+
+def _end_in(copy: bytes) -> tuple[bytes, int] | None:
+    if len(copy) < _INDEX_HEADER.size:
         return None
-    first, second = raw[: _INDEX_HEADER.size], raw[_INDEX_HEADER.size : 2 * _INDEX_HEADER.size]
-    if len(second) < _INDEX_HEADER.size or first != second:  # in the middle of a commit
-        return None
-    version, _, _, is_ready, _, _, frame, _, _, _, salts, *stored = _INDEX_HEADER.unpack(first)
-    summed = _add((0, 0), array("I", first[:_INDEX_SUMMED_BYTES]))
+    version, _, _, is_ready, _, _, frame, _, _, _, salts, *stored = _INDEX_HEADER.unpack(copy)
+    summed = _add((0, 0), array("I", copy[:_INDEX_SUMMED_BYTES]))
     if version != _VERSION or not is_ready or summed != tuple(stored):
         return None
     return salts, frame

@@ -16,7 +16,7 @@ from crm_whatsapp.sessions import before_start
 from crm_whatsapp.sessions.page_record import read_record
 from crm_whatsapp.sessions.store_log import settle_stores
 from crm_whatsapp.sessions.store_pages import StorePages
-from crm_whatsapp.sessions.write_ahead_log import open_log
+from crm_whatsapp.sessions.write_ahead_log import ends_in_index, open_log
 from tests.unit.sessions.writing_client import (
     UNKNOWN,
     Preserved,
@@ -73,6 +73,7 @@ class Life:
         """Flip single bits; each is found, or SQLite reads the same from the store all the same."""
         preserved = Preserved(self.session)
         whole = logical_content(self.session)
+        committed = self._last_committed_frame()
         for _ in range(count):
             name = self.dice.choice(["store.db", "store.db-wal"])
             bit = self._some_bit(name, len(preserved.files.get(name, b"")))
@@ -84,10 +85,19 @@ class Life:
                 self.counted[f"flipped in {name}: found"] += 1
             elif logical_content(self.session) == whole:
                 self.counted[f"flipped in {name}: harmless"] += 1
+            elif name == "store.db-wal" and _frame_of(bit) > committed:
+                self.counted[f"flipped in {name}: in what nobody was told of yet"] += 1
             else:
                 self.counted[f"flipped in {name}: missed"] += 1
                 assert unless_unknown and said == UNKNOWN, f"bit {bit} of {name}"
         preserved.put_back()
+
+    def _last_committed_frame(self) -> int:
+        """Return the last one whose writer knew that it was committed when it was killed."""
+        with open_log(self.path) as log:
+            header = log.header()
+        salts = header.start.salts if header is not None else b""
+        return max((frame for run, frame in ends_in_index(self.path) if run == salts), default=0)
 
     def _some_bit(self, name: str, size: int) -> int | None:
         """Return any bit; half of those in the log are near the end of what is committed."""
@@ -122,6 +132,10 @@ class Life:
     def _count(self, when: str, said: str | None) -> None:
         assert said in (None, UNKNOWN), f"a false alarm {when}: {said}"
         self.counted[f"{when}: {said or 'whole'}"] += 1
+
+
+def _frame_of(bit: int) -> int:
+    return (bit // 8 - LOG_HEADER_BYTES) // FRAME_BYTES + 1
 
 
 def live(

@@ -49,6 +49,16 @@ for name in sys.stdin:
 """
 
 
+SQL_CLIENT = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for sql in sys.stdin:
+    db.execute(sql).fetchall()
+    print("done", flush=True)
+"""
+CHANGE_NAME = "update whatsmeow_device set push_name = '{}'"
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> LocalSessionFolders:
     made = LocalSessionFolders(tmp_path)
@@ -200,6 +210,34 @@ def test_a_bit_flipped_in_the_last_transaction_is_found_though_no_look_saw_it(
     flip(log, log.read_bytes().index(b"Zelia") * 8)
     for _ in range(2):
         assert state(folders) is FolderState.CORRUPT
+
+
+def test_a_bit_flipped_in_the_log_before_the_record_is_found(
+    folders: LocalSessionFolders, session: Path
+) -> None:
+    """SQLite reads the log up to the damage, over a file that has everything: an old name again."""
+    other_page = "update whatsmeow_pre_keys set uploaded = not uploaded where key_id = 1"
+    with running(SQL_CLIENT, folders.store_path(COMPANY)) as client:
+        assert client.stdin is not None
+
+        def run(sql: str) -> None:
+            assert client.stdin is not None
+            client.stdin.write(f"{sql}\n")
+            client.stdin.flush()
+            assert lines(client, 1) == ["done"]
+
+        run(CHANGE_NAME.format("Aaaaaa"))
+        first_frames = (session / "store.db-wal").stat().st_size
+        run(other_page)
+        (session / FILE_NAME).unlink(missing_ok=True)
+        with folders.pages.turn(session):
+            folders.pages.complete(session)
+        assert record_of(session).position is not None
+        run(CHANGE_NAME.format("Cccccc"))
+        run("pragma wal_checkpoint(passive)")
+    assert state(folders) is FolderState.VALID
+    flip(session / "store.db-wal", (first_frames + 24 + 100) * 8)
+    assert state(folders) is FolderState.CORRUPT
 
 
 @pytest.mark.parametrize("cut", [1, 4096, 4097, 4119])
