@@ -118,10 +118,22 @@ def assert_told_in_order(
     return sum(map(len, expected.values()))
 
 
+def logins(deployment: Deployment, companies: dict[str, str]) -> list[int]:
+    """Return how often each company's device has logged in."""
+    return [deployment.phones.counters(jid)["logins"] for jid in companies.values()]
+
+
 def storm(deployment: Deployment, companies: dict[str, str], rounds: int) -> None:
     """Cut every connection so many times: each cut is a loss and a return of each company."""
     for _ in range(rounds):
+        before = logins(deployment, companies)
         cut_all(deployment, companies)
+
+        def all_back(before: list[int] = before) -> bool:
+            # A status may say "connected" still of the line that was cut.
+            return all(map(int.__gt__, logins(deployment, companies), before))
+
+        assert wait_for(all_back, 60.0), "not everybody came back"
         for company_id in companies:
             deployment.await_status(company_id, "connected", 60.0)
 
